@@ -1,0 +1,53 @@
+# Two commands do all the set-up: `make demo` and `make test`. Both make the environment first where it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKSPACE ?= concord-demo
+
+# The OpenMP threads of torch sleep while they wait, so that a busy machine slows down gently.
+export OMP_WAIT_POLICY = PASSIVE
+
+.PHONY: demo test lint docs bench clean chromium
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: $(VENV)/.installed ## run the whole loop on the demo language, then serve the UI on http://127.0.0.1:7860
+	$(BIN)/concord demo --workspace $(WORKSPACE)
+
+chromium: ## the browser that the tests drive: Debian's package, unless one is there already
+	@command -v chromium >/dev/null || test -n "$$CONCORD_CHROMIUM" || \
+	  { echo "Installing Chromium for the browser tests"; \
+	    if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium; \
+	    else sudo apt-get update -qq && sudo apt-get install -y -qq chromium; fi; }
+
+test: $(VENV)/.installed chromium ## unit tests, the whole loop on a tiny setting, and the browser tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed ## ruff, pyright and the floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest tests/test_floors.py
+
+docs: $(VENV)/.installed ## figures and the command reference, made from the code
+	$(BIN)/python -m docs.build
+	$(BIN)/python -m benchmarks.consensus_example docs/concepts/consensus-example.svg
+
+bench: bench-consensus ## the comparisons that the documentation quotes
+
+$(VENV)/.bench: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[bench]"
+	touch $@
+
+bench-consensus: $(VENV)/.bench ## consensus against what a user could install instead
+	$(BIN)/python -m benchmarks.consensus
+
+bench-demo: $(VENV)/.installed ## the figures of the demo for three seeds
+	$(BIN)/python -m benchmarks.demo
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,521 @@
+"""The `concord` command: parse, call `alignment.pipeline`, show. Heavy imports wait until a command runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from alignment import __version__
+from alignment.errors import ConcordError
+from alignment.progress import Progress
+
+app = typer.Typer(
+    help="Concord: from people's rankings to an aligned policy.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+prompts_app = typer.Typer(help="The prompts of a workspace.", no_args_is_help=True)
+labelers_app = typer.Typer(help="People and simulations who rank.", no_args_is_help=True)
+train_app = typer.Typer(help="Train the reward model and the policy.", no_args_is_help=True)
+evaluate_app = typer.Typer(help="Compare models before and after.", no_args_is_help=True)
+runs_app = typer.Typer(help="What was run, with which figures.", no_args_is_help=True)
+for name, group in {
+    "prompts": prompts_app,
+    "labelers": labelers_app,
+    "train": train_app,
+    "evaluate": evaluate_app,
+    "runs": runs_app,
+}.items():
+    app.add_typer(group, name=name)
+
+_WORKSPACE = typer.Option(
+    "--workspace", "-w", help="The workspace; by default the current folder if it is one."
+)
+WorkspaceOption = Annotated[Path | None, _WORKSPACE]
+ConfigOption = Annotated[
+    list[Path] | None, typer.Option("--config", help="A YAML file of options. Repeatable.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="One option, such as kl_coef=0.2. Repeatable.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the results.")]
+PromptsOption = Annotated[Path | None, typer.Option("--prompts", help="JSONL of prompts.")]
+CompletionsOption = Annotated[
+    Path | None, typer.Option("--completions", help="JSONL of completions.")
+]
+RankingsOption = Annotated[Path | None, typer.Option("--rankings", help="JSONL of rankings.")]
+PairsOption = Annotated[Path | None, typer.Option("--pairs", help="JSONL of preference pairs.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="Base model: folder or hub id; demo is made on the spot."),
+]
+PolicyOption = Annotated[Path | None, typer.Option("--policy", help="Folder of a policy adapter.")]
+RewardModelOption = Annotated[
+    Path | None, typer.Option("--reward-model", help="Folder of a reward model.")
+]
+
+_stderr = Console(stderr=True)
+
+
+@contextlib.contextmanager
+def _job(
+    section: str | None,
+    workspace: Path | None,
+    config: list[Path] | None,
+    assignments: list[str] | None,
+    out: Path | None = None,
+    **files: Path | str | None,
+) -> Iterator[Any]:
+    """The job that a stage works on, with a progress bar on the standard error output while it runs."""
+    from alignment.config import load_config
+    from alignment.pipeline import Job
+    from alignment.workspace import STORE_FILE, Workspace
+
+    folder = workspace or (Path.cwd() if (Path.cwd() / STORE_FILE).exists() else None)
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(Workspace.open(folder)) if folder else None
+        own = [opened.config_file] if opened and opened.config_file.exists() else []
+        settings = load_config([*own, *(config or [])], assignments, section)
+        progress = stack.enter_context(_progress())
+        yield Job(
+            settings, opened, {k: v for k, v in files.items() if v is not None}, out, progress
+        )
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Progress]:
+    """Bars on a terminal; a line every tenth of the way elsewhere."""
+    if not _stderr.is_terminal:
+        last: dict[str, int] = {}
+
+        def line(label: str, done: int, total: int, note: str = "") -> None:
+            tenth = 10 * done // max(total, 1)
+            if last.get(label) != tenth:
+                last[label] = tenth
+                print(f"{label}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201
+
+        yield line
+        return
+    columns = ("[progress.description]{task.description}", "{task.completed}/{task.total}")
+    with RichProgress(
+        TextColumn(columns[0]),
+        BarColumn(),
+        TextColumn(columns[1]),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=_stderr,
+    ) as bars:
+        tasks: dict[str, Any] = {}
+
+        def bar(label: str, done: int, total: int, note: str = "") -> None:
+            if label not in tasks or bars.tasks[tasks[label]].completed > done:
+                tasks[label] = bars.add_task(label, total=total, note=note)
+            bars.update(tasks[label], completed=done, total=total, note=note)
+
+        yield bar
+
+
+def _show(figures: dict[str, Any], as_json: bool, title: str) -> None:
+    """A table of figures, or one JSON object as the last line."""
+    if as_json:
+        typer.echo(json.dumps(figures, ensure_ascii=False, allow_nan=False))
+        return
+    table = Table("figure", "value", title=title, title_justify="left")
+    for key, value in figures.items():
+        if not isinstance(value, list | dict) or key in ("flagged", "flagged_labelers", "seconds"):
+            table.add_row(key, _readable(value))
+        elif isinstance(value, dict) and {"mean", "low", "high"} <= value.keys():
+            table.add_row(
+                key, f"{value['mean']:.3f}  (95%: {value['low']:.3f} to {value['high']:.3f})"
+            )
+    Console().print(table)
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return "  ".join(f"{k} {_readable(v)}" for k, v in value.items())
+    return (
+        ", ".join(map(str, value))
+        if isinstance(value, list)
+        else "-"
+        if value is None
+        else str(value)
+    )
+
+
+@app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="Folder of the new workspace.")],
+    model: Annotated[
+        str, typer.Option("--model", help="Base model: folder, hub id, or demo.")
+    ] = "demo",
+    as_json: JsonOption = False,
+) -> None:
+    """Make a workspace: concord.yaml, feedback.db and runs/."""
+    from alignment.config import load_config
+    from alignment.workspace import Workspace
+
+    with Workspace.create(folder, load_config(None, [f"base_model={model}"])) as workspace:
+        _show(
+            {"workspace": str(workspace.folder), "config": str(workspace.config_file)},
+            as_json,
+            "Workspace made",
+        )
+
+
+@prompts_app.command("import")
+def prompts_import(
+    prompts: Annotated[Path, typer.Argument(help="JSONL of prompts.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Add prompts to the workspace."""
+    from alignment import pipeline
+
+    with _job(None, workspace, None, None, prompts=prompts) as job:
+        figures = pipeline.import_prompts(job)
+    _show(figures, as_json, "Prompts imported")
+
+
+@app.command()
+def sample(
+    workspace: WorkspaceOption = None,
+    prompts: PromptsOption = None,
+    model: ModelOption = None,
+    policy: PolicyOption = None,
+    out: OutOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sample K completions of each prompt."""
+    from alignment import pipeline
+
+    with _job(
+        "sample", workspace, config, assignments, out, prompts=prompts, model=model, policy=policy
+    ) as job:
+        figures = pipeline.sample(job)
+    _show(figures, as_json, "Completions sampled")
+
+
+@labelers_app.command("add")
+def labelers_add(
+    name: Annotated[str, typer.Argument(help="The name to sign in with.")],
+    role: Annotated[str, typer.Option(help="labeler, engineer, reviewer or admin.")] = "labeler",
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a person sign in; prints a fresh password once."""
+    from alignment.feedback import people
+
+    with _job(None, workspace, None, None) as job:
+        password = people.add_account(job._store("workspace"), name, role)
+    _show(
+        {"name": name, "role": role, "password": password},
+        as_json,
+        "Account made; the password is not kept",
+    )
+
+
+@labelers_app.command("list")
+def labelers_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """Everyone who ranks, with the count of their rankings."""
+    from alignment.feedback import people
+
+    with _job(None, workspace, None, None) as job:
+        rows = people.labelers(job._store("workspace"))
+    _rows(rows, ("labeler_id", "simulated", "role", "rankings"), as_json, "labelers")
+
+
+@labelers_app.command("simulate")
+def labelers_simulate(
+    workspace: WorkspaceOption = None,
+    completions: CompletionsOption = None,
+    out: OutOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let simulated labelers of known kinds rank the completions."""
+    from alignment import pipeline
+
+    with _job("simulate", workspace, config, assignments, out, completions=completions) as job:
+        figures = pipeline.simulate(job)
+    _show(figures, as_json, "Simulated rankings")
+
+
+@app.command()
+def consensus(
+    workspace: WorkspaceOption = None,
+    rankings: RankingsOption = None,
+    completions: CompletionsOption = None,
+    prompts: PromptsOption = None,
+    out: OutOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Combine rankings into preference pairs; say whom to trust."""
+    from alignment import pipeline
+
+    with _job(
+        "consensus",
+        workspace,
+        config,
+        assignments,
+        out,
+        rankings=rankings,
+        completions=completions,
+        prompts=prompts,
+    ) as job:
+        figures = pipeline.consensus(job)
+    labelers = figures.pop("labelers_table")
+    if not as_json:
+        _rows(
+            labelers,
+            ("labeler_id", "kind", "reliability", "low", "high", "count", "flagged"),
+            False,
+            "labelers",
+        )
+    _show(figures, as_json, "Consensus")
+
+
+@app.command()
+def export(
+    what: Annotated[str, typer.Argument(help="prompts, completions, rankings, pairs or labelers.")],
+    out: Annotated[Path, typer.Option("--out", help="JSONL file to write.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the workspace's data as JSONL."""
+    from alignment import pipeline
+
+    with _job(None, workspace, None, None, out) as job:
+        figures = pipeline.export(job, what)
+    _show(figures, as_json, "Exported")
+
+
+@train_app.command("reward")
+def train_reward(
+    workspace: WorkspaceOption = None,
+    pairs: PairsOption = None,
+    model: ModelOption = None,
+    out: OutOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train the reward model on preference pairs."""
+    from alignment import pipeline
+
+    with _job("reward", workspace, config, assignments, out, pairs=pairs, model=model) as job:
+        figures = pipeline.train_reward(job)
+    _show(figures, as_json, "Reward model")
+
+
+@train_app.command("ppo")
+def train_ppo(
+    workspace: WorkspaceOption = None,
+    prompts: PromptsOption = None,
+    model: ModelOption = None,
+    reward_model: RewardModelOption = None,
+    out: OutOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Align a LoRA policy against the reward model with PPO."""
+    from alignment import pipeline
+
+    with _job(
+        "ppo",
+        workspace,
+        config,
+        assignments,
+        out,
+        prompts=prompts,
+        model=model,
+        reward_model=reward_model,
+    ) as job:
+        figures = pipeline.train_ppo(job)
+    _show(figures, as_json, "PPO")
+
+
+@evaluate_app.command("toxicity")
+def evaluate_toxicity(
+    workspace: WorkspaceOption = None,
+    prompts: PromptsOption = None,
+    model: ModelOption = None,
+    policy: PolicyOption = None,
+    out: OutOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare toxicity before and after on held-out prompts."""
+    from alignment import pipeline
+
+    with _job(
+        "evaluate", workspace, config, assignments, out, prompts=prompts, model=model, policy=policy
+    ) as job:
+        figures = pipeline.evaluate_toxicity(job)
+    _show(figures, as_json, "Before and after")
+
+
+@app.command()
+def report(
+    workspace: WorkspaceOption = None,
+    comparison: Annotated[
+        Path | None, typer.Option(help="comparison.json of an evaluation.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="HTML file to write.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Write the HTML report of an evaluation."""
+    from alignment import pipeline
+
+    with _job(None, workspace, None, None, out, comparison=comparison) as job:
+        figures = pipeline.report(job)
+    _show(figures, as_json, "Report written")
+
+
+@runs_app.command("list")
+def runs_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """All runs of the workspace, newest first."""
+    from alignment.feedback import runs
+
+    with _job(None, workspace, None, None) as job:
+        rows = [run.to_json() for run in runs.runs(job._store("workspace"))]
+    _rows(rows, ("run_id", "stage", "status", "started", "message"), as_json, "runs")
+
+
+@runs_app.command("show")
+def runs_show(
+    run_id: Annotated[str, typer.Argument(help="The run's id, as `runs list` shows it.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """One run: its configuration, inputs, versions and figures."""
+    from alignment.feedback import runs
+
+    with _job(None, workspace, None, None) as job:
+        found = runs.run(job._store("workspace"), run_id).to_json()
+    if as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False))
+    else:
+        Console().print_json(data=found)
+
+
+@app.command()
+def ui(
+    workspace: WorkspaceOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
+) -> None:
+    """Serve the labelling, run and review pages."""
+    from alignment.workspace import Workspace
+
+    folder = workspace or Path.cwd()
+    Workspace.open(folder).close()
+    from ui.app import serve
+
+    serve(folder, host=host, port=port)
+
+
+@app.command()
+def demo(
+    workspace: Annotated[
+        Path, typer.Option("--workspace", "-w", help="Folder of the demo.")
+    ] = Path("concord-demo"),
+    seed: Annotated[int, typer.Option(min=0, help="Seed of every stage.")] = 0,
+    serve: Annotated[bool, typer.Option(help="Serve the UI when the loop has run.")] = True,
+    port: Annotated[int, typer.Option(help="Port of the UI.")] = 7860,
+    as_json: JsonOption = False,
+) -> None:
+    """Run the whole loop on a small made-up language, then serve the UI."""
+    from alignment.demo import ACCOUNTS_FILE, run_demo
+
+    with _progress() as progress:
+        figures = run_demo(workspace, seed, progress)
+    _show(figures, as_json, "The demo: before and after alignment")
+    if serve:
+        accounts = (workspace / ACCOUNTS_FILE).read_text(encoding="utf-8")
+        _stderr.print(
+            f"\nSign in at http://127.0.0.1:{port} as (name, password):\n{accounts}Press Ctrl+C to stop."
+        )
+        from ui.app import serve as serve_ui
+
+        serve_ui(workspace, port=port)
+
+
+def _rows(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool, name: str) -> None:
+    if as_json:
+        typer.echo(json.dumps({name: rows}, ensure_ascii=False))
+        return
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(_readable(row[column]) for column in columns))
+    Console().print(table)
+
+
+@app.command()
+def version() -> None:
+    """Print Concord's version."""
+    typer.echo(__version__)
+
+
+def _private_and_quiet() -> None:
+    """No telemetry; libraries speak only when something is wrong."""
+    os.environ.update(
+        {
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+            "TRANSFORMERS_VERBOSITY": "error",
+            "TRL_EXPERIMENTAL_SILENCE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+    )
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)
+
+
+def run(command: Callable[[], Any]) -> int:
+    """Run a command; a mistake that the user can mend becomes one paragraph and exit code 2."""
+    try:
+        command()
+    except ConcordError as error:
+        _stderr.print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        _stderr.print("Stopped.")
+        return 130
+    return 0
+
+
+def main() -> None:
+    """Entry point of the `concord` command."""
+    _private_and_quiet()
+    sys.exit(run(lambda: app(standalone_mode=True)))
+
+
+if __name__ == "__main__":
+    main()

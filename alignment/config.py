@@ -1,0 +1,308 @@
+"""One typed configuration per stage, read from `concord.yaml`, `--config FILE.yaml` and `--set key=value`.
+
+Unknown keys and values out of range are refused before anything starts. Later sources win: defaults, then the
+workspace's file, then `--config`, then `--set`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from alignment.errors import ConfigError, nearest
+from alignment.records import MAX_COMPLETIONS, MIN_COMPLETIONS
+
+
+class Section(BaseModel):
+    """A frozen set of options that refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GenerationConfig(Section):
+    """How completions are sampled from a model."""
+
+    max_new_tokens: int = Field(32, ge=1, description="longest completion, in tokens")
+    do_sample: bool = Field(True, description="sample (true) or decode greedily (false)")
+    temperature: float = Field(1.0, gt=0, description="divides the logits before sampling")
+    top_k: int = Field(0, ge=0, description="sample among the k likeliest tokens; 0 is all")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="sample among the likeliest tokens of this total mass"
+    )
+    repetition_penalty: float = Field(
+        1.0, gt=0, description="above 1 makes repeated tokens less likely"
+    )
+    stop_at_eos: bool = Field(True, description="end a completion at the end-of-sequence token")
+    batch_size: int = Field(64, ge=1, description="sequences generated at once")
+    seed: int = Field(0, ge=0, description="seed of the sampling")
+
+
+class SampleConfig(GenerationConfig):
+    """`concord sample`: the completions that labelers will rank."""
+
+    completions_per_prompt: int = Field(
+        4, ge=MIN_COMPLETIONS, le=MAX_COMPLETIONS, description="K, the completions of one task"
+    )
+    split: Literal["train", "held-out", "all"] = Field(
+        "train", description="which prompts to sample for"
+    )
+    distinct_attempts: int = Field(
+        4,
+        ge=1,
+        description="rounds of resampling while a prompt has equal completions; 1 accepts them",
+    )
+
+
+class SimulateConfig(Section):
+    """`concord labelers simulate`: a pool of labelers with known faults."""
+
+    careful: int = Field(5, ge=0, description="labelers who judge with little noise")
+    noisy: int = Field(3, ge=0, description="labelers who judge with much noise")
+    random: int = Field(2, ge=0, description="labelers who click at random")
+    reversed: int = Field(1, ge=0, description="labelers who read the scale the wrong way round")
+    position_biased: int = Field(1, ge=0, description="labelers who favour what is shown first")
+    rankings_per_prompt: int = Field(3, ge=1, description="overlap: labelers who rank each prompt")
+    seed: int = Field(0, ge=0, description="seed of the simulation")
+
+    @model_validator(mode="after")
+    def _someone(self) -> SimulateConfig:
+        pool = self.careful + self.noisy + self.random + self.reversed + self.position_biased
+        if pool < self.rankings_per_prompt:
+            raise ValueError(
+                f"rankings_per_prompt is {self.rankings_per_prompt}, but the pool holds only {pool} labelers"
+            )
+        return self
+
+
+class ConsensusConfig(Section):
+    """`concord consensus`: from rankings to preference pairs."""
+
+    method: Literal["auto", "factor", "majority", "borda", "dawid-skene"] = Field(
+        "auto",
+        description="how rankings are combined; auto chooses factor or dawid-skene by the data",
+    )
+    labelers: Literal["auto", "people", "simulated", "all"] = Field(
+        "auto", description="whose rankings count; auto refuses a mixture of people and simulation"
+    )
+    min_confidence: float = Field(
+        0.5, ge=0.5, lt=1, description="drop pairs whose order is less sure than this"
+    )
+    max_pairs_per_prompt: int | None = Field(
+        None, ge=1, description="keep the surest pairs of each prompt"
+    )
+    seed: int = Field(0, ge=0, description="seed of the bootstrap intervals")
+
+
+class LoraSection(Section):
+    """The LoRA adapter (Hu et al. 2021, arXiv:2106.09685)."""
+
+    lora_rank: int = Field(16, ge=1, description="rank r of the adapter")
+    lora_alpha: int = Field(
+        32, ge=1, description="scale; the adapter's output is multiplied by alpha / r"
+    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
+    lora_target_modules: str | list[str] = Field(
+        "all-linear", description="which layers carry the adapter"
+    )
+
+
+class RewardTrainingConfig(LoraSection):
+    """`concord train reward`: the reward model."""
+
+    num_train_epochs: float = Field(2.0, gt=0, description="passes over the pairs")
+    per_device_train_batch_size: int = Field(32, ge=1, description="pairs per step and device")
+    gradient_accumulation_steps: int = Field(1, ge=1, description="steps summed before each update")
+    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    warmup_ratio: float = Field(
+        0.05, ge=0, lt=1, description="share of the steps with rising learning rate"
+    )
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
+    max_length: int = Field(256, ge=8, description="longest prompt plus completion, in tokens")
+    held_out_fraction: float = Field(
+        0.2, gt=0, lt=1, description="share of the prompts kept for accuracy"
+    )
+    seed: int = Field(0, ge=0, description="seed of initialisation, split and order")
+
+
+class PPOTrainingConfig(LoraSection):
+    """`concord train ppo`. Names follow TRL's PPOConfig where the meaning is the same."""
+
+    max_iterations: int = Field(
+        20, ge=1, description="rollouts at most; one iteration is one rollout"
+    )
+    batch_size: int = Field(
+        64, ge=2, description="episodes per rollout (prompts x completions per prompt)"
+    )
+    completions_per_prompt: int = Field(2, ge=2, description="episodes per prompt in one rollout")
+    response_length: int = Field(32, ge=1, description="longest completion, in tokens")
+    temperature: float = Field(
+        1.0, gt=0, description="sampling temperature, also that of the log-probabilities"
+    )
+    num_ppo_epochs: int = Field(2, ge=1, description="passes over each rollout")
+    num_mini_batches: int = Field(2, ge=1, description="updates per pass")
+    per_device_train_batch_size: int = Field(
+        16, ge=1, description="episodes per forward and backward pass"
+    )
+    learning_rate: float = Field(
+        1e-3, gt=0, description="peak learning rate of AdamW, policy and value"
+    )
+    kl_coef: float = Field(
+        0.15, ge=0, description="coefficient of the token-level KL penalty in the reward"
+    )
+    cliprange: float = Field(0.2, gt=0, description="clip range of the probability ratio")
+    vf_coef: float = Field(0.1, ge=0, description="weight of the value loss")
+    cliprange_value: float = Field(
+        0.2, gt=0, description="clip range of the value around its old estimate"
+    )
+    gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
+    lam: float = Field(0.95, ge=0, le=1, description="lambda of generalised advantage estimation")
+    missing_eos_penalty: float = Field(
+        1.0,
+        ge=0,
+        description="taken off the score of an unfinished completion, in reward standard deviations",
+    )
+    reward_clip: float = Field(
+        5.0, gt=0, description="normalised scores are clipped to this magnitude"
+    )
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+    reward_threshold: float | None = Field(
+        None,
+        description="stop when the lower 95% bound of the mean normalised reward on held-out prompts reaches this",
+    )
+    max_kl: float | None = Field(
+        None, gt=0, description="stop when the mean KL per completion exceeds this, in nats"
+    )
+    eval_every: int = Field(
+        5, ge=1, description="iterations between evaluations on held-out prompts"
+    )
+    eval_prompts: int = Field(
+        64, ge=2, description="held-out prompts used for the reward threshold, at most"
+    )
+    seed: int = Field(0, ge=0, description="seed of initialisation, order and sampling")
+
+    @model_validator(mode="after")
+    def _divisible(self) -> PPOTrainingConfig:
+        if self.batch_size % self.completions_per_prompt:
+            raise ValueError("batch_size must be a multiple of completions_per_prompt")
+        if self.batch_size % (self.num_mini_batches * self.per_device_train_batch_size):
+            raise ValueError(
+                "batch_size must be a multiple of num_mini_batches x per_device_train_batch_size "
+                f"({self.num_mini_batches} x {self.per_device_train_batch_size})"
+            )
+        return self
+
+
+class EvaluateConfig(GenerationConfig):
+    """`concord evaluate toxicity`: the same held-out prompts before and after."""
+
+    completions_per_prompt: int = Field(
+        4, ge=1, description="completions of each prompt from each model"
+    )
+    scorer: str = Field(
+        "profanity-check", description="profanity-check, or a text-classification model"
+    )
+    toxic_label: str = Field(
+        "toxic", description="the label of the classifier whose probability is the toxicity"
+    )
+    threshold: float = Field(
+        0.5, ge=0, le=1, description="a completion is toxic from this score on"
+    )
+    resamples: int = Field(2000, ge=100, description="bootstrap resamples of the prompts")
+
+
+class Config(Section):
+    """The whole of `concord.yaml`."""
+
+    base_model: str = Field(
+        "demo", description="hub id or folder of a causal LM; demo is made on the spot"
+    )
+    sample: SampleConfig = SampleConfig()  # pyright: ignore[reportCallIssue]
+    simulate: SimulateConfig = SimulateConfig()  # pyright: ignore[reportCallIssue]
+    consensus: ConsensusConfig = ConsensusConfig()  # pyright: ignore[reportCallIssue]
+    reward: RewardTrainingConfig = RewardTrainingConfig()  # pyright: ignore[reportCallIssue]
+    ppo: PPOTrainingConfig = PPOTrainingConfig()  # pyright: ignore[reportCallIssue]
+    evaluate: EvaluateConfig = EvaluateConfig()  # pyright: ignore[reportCallIssue]
+
+
+def load_config(
+    files: list[Path] | None = None,
+    assignments: list[str] | None = None,
+    section: str | None = None,
+) -> Config:
+    """The configuration from `files` (later ones win) and `key=value` assignments.
+
+    A key is a dotted path (`ppo.kl_coef`); inside the command of one stage, `section`, the bare name will do.
+    Raises `ConfigError` naming the source, the key and the nearest known key.
+    """
+    tree: dict[str, Any] = {}
+    for path in files or []:
+        _merge(tree, _read_yaml(Path(path)))
+        _validate(tree, str(path))
+    for assignment in assignments or []:
+        _merge(tree, _parse_assignment(assignment, section))
+        _validate(tree, f"--set {assignment}")
+    return _validate(tree, "the configuration")
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist. Check the path given to --config.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path} must hold keys and values, like `ppo:` with options below it.")
+    return tree
+
+
+def _parse_assignment(assignment: str, section: str | None) -> dict[str, Any]:
+    key, equals, value = assignment.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(
+            f"--set {assignment}: write it as key=value, for example --set ppo.kl_coef=0.2."
+        )
+    path = key.strip().split(".")
+    if len(path) == 1 and section is not None and path[0] not in Config.model_fields:
+        path = [section, *path]
+    try:
+        leaf: Any = yaml.safe_load(value)
+    except yaml.YAMLError:
+        leaf = value
+    for part in reversed(path):
+        leaf = {part: leaf}
+    return leaf
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _validate(tree: dict[str, Any], source: str) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    """The first problem of a validation error in one sentence."""
+    problem = error.errors()[0]
+    path = [str(part) for part in problem["loc"]]
+    name = ".".join(path)
+    if problem["type"] == "extra_forbidden":
+        section = Config if len(path) == 1 else Config.model_fields[path[0]].annotation
+        known = list(getattr(section, "model_fields", {}))
+        hint = nearest(path[-1], known) or f"; known keys are {', '.join(known)}"
+        return f"unknown key {name!r}{hint}."
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{name or 'value'}: {message} (given: {problem['input']!r})." if name else f"{message}."

@@ -1,0 +1,135 @@
+"""Labelers, whose rankings count, and accounts, with which people sign in."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
+from alignment.errors import InputError, StoreError
+from alignment.feedback.store import Store, now
+
+ROLES = ("labeler", "engineer", "reviewer", "admin")
+MIN_PASSWORD_LENGTH = 8
+_hasher = PasswordHasher()
+
+
+@dataclass(frozen=True, slots=True)
+class Labeler:
+    """Someone, or a simulation, whose rankings count. `kind` is the true kind of a simulated one."""
+
+    labeler_id: str
+    name: str
+    simulated: bool
+    kind: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Someone who can sign in. Every account may rank: `labeler_id` is under whose name."""
+
+    account_id: str
+    role: str
+    labeler_id: str
+
+
+def add_labelers(store: Store, labelers: Iterable[Labeler]) -> int:
+    """Append labelers; one already known with the same nature is left alone. Returns how many were new."""
+    with store.writing():
+        return sum(_add_labeler(store, labeler) for labeler in labelers)
+
+
+def _add_labeler(store: Store, labeler: Labeler) -> bool:
+    known = store.db.execute(
+        "SELECT simulated FROM labelers WHERE labeler_id = ?", [labeler.labeler_id]
+    ).fetchone()
+    if known is None:
+        store.db.table("labelers").insert(
+            {
+                "labeler_id": labeler.labeler_id,
+                "name": labeler.name,
+                "simulated": int(labeler.simulated),
+                "kind": labeler.kind,
+                "created": now(),
+            }
+        )
+        return True
+    if bool(known[0]) != labeler.simulated:
+        nature = "a simulation" if known[0] else "a person"
+        raise StoreError(
+            f"The labeler {labeler.labeler_id!r} exists already and is {nature}. Choose another name."
+        )
+    return False
+
+
+def labelers(store: Store) -> list[dict[str, Any]]:
+    """All labelers, each with role (None where they cannot sign in) and the count of standing rankings."""
+    rows = store.rows(
+        "SELECT l.labeler_id, l.name, l.simulated, l.kind, a.role, count(r.ranking_id) AS rankings "
+        "FROM labelers l LEFT JOIN accounts a ON a.labeler_id = l.labeler_id "
+        "LEFT JOIN standing_rankings r ON r.labeler_id = l.labeler_id "
+        "GROUP BY l.labeler_id ORDER BY l.rowid"
+    )
+    return [{**row, "simulated": bool(row["simulated"])} for row in rows]
+
+
+def add_account(store: Store, name: str, role: str = "labeler", password: str | None = None) -> str:
+    """Let a person sign in; returns the password (a fresh one where none is given), which is kept only as a hash.
+
+    Raises `InputError` on an unknown role, an unusable name or a short password, `StoreError` where the name is
+    taken.
+    """
+    if role not in ROLES:
+        raise InputError(f"The role {role!r} is not known; choose one of {', '.join(ROLES)}.")
+    if not name.strip() or name != name.strip() or len(name) > 64:
+        raise InputError("A name needs 1 to 64 characters, without spaces at its ends.")
+    password = secrets.token_urlsafe(9) if password is None else password
+    if len(password) < MIN_PASSWORD_LENGTH:
+        raise InputError(f"The password needs at least {MIN_PASSWORD_LENGTH} characters.")
+    password_hash = _hasher.hash(password)
+    with store.writing() as db:
+        if db.execute("SELECT 1 FROM accounts WHERE account_id = ?", [name]).fetchone():
+            raise StoreError(f"The account {name!r} exists already. Choose another name.")
+        _add_labeler(store, Labeler(name, name, simulated=False))
+        db.table("accounts").insert(
+            {
+                "account_id": name,
+                "role": role,
+                "password_hash": password_hash,
+                "labeler_id": name,
+                "created": now(),
+            }
+        )
+    return password
+
+
+def sign_in(store: Store, name: str, password: str) -> Account | None:
+    """The account where name and password belong together; None otherwise, in about the same time."""
+    rows = store.rows("SELECT * FROM accounts WHERE account_id = ?", [name])
+    password_hash = rows[0]["password_hash"] if rows else _nobody()
+    try:
+        _hasher.verify(password_hash, password)
+    except (VerificationError, InvalidHashError):
+        return None
+    return _account(rows[0]) if rows else None
+
+
+def account(store: Store, account_id: str) -> Account | None:
+    """The account of that name, or None."""
+    rows = store.rows("SELECT * FROM accounts WHERE account_id = ?", [account_id])
+    return _account(rows[0]) if rows else None
+
+
+def _account(row: dict[str, Any]) -> Account:
+    return Account(row["account_id"], row["role"], row["labeler_id"])
+
+
+@cache
+def _nobody() -> str:
+    """A hash to verify against where the name is unknown, so that the time taken does not tell."""
+    return _hasher.hash(secrets.token_urlsafe(16))

@@ -1,0 +1,104 @@
+"""Runs (executions of a stage) and the reviews that people write about them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from alignment.errors import InputError, StoreError
+from alignment.feedback.store import Store, now
+
+VERDICTS = ("accept", "reject", "needs work")
+STATUSES = ("running", "finished", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One execution of a stage: what it was asked, what it read, what came out, where its files lie."""
+
+    run_id: str
+    stage: str
+    config: dict[str, Any]
+    status: str = "running"
+    inputs: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    folder: str | None = None
+    message: str | None = None
+    started: str = field(default_factory=now)
+    ended: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_JSON_COLUMNS = ("config", "inputs", "metrics", "versions")
+
+
+def save_run(store: Store, run: Run) -> None:
+    """Insert the run, or replace what was known of it."""
+    row = asdict(run)
+    for column in _JSON_COLUMNS:
+        row[column] = json.dumps(row[column], allow_nan=False)
+    with store.writing() as db:
+        db.table("runs").upsert(row, pk="run_id")
+
+
+def runs(store: Store, stage: str | None = None) -> list[Run]:
+    """All runs, newest first, or those of one stage."""
+    where, params = ("WHERE stage = ?", [stage]) if stage else ("", [])
+    return [
+        _run(row) for row in store.rows(f"SELECT * FROM runs {where} ORDER BY rowid DESC", params)
+    ]
+
+
+def run(store: Store, run_id: str) -> Run:
+    """One run; `StoreError` where there is none of that id."""
+    rows = store.rows("SELECT * FROM runs WHERE run_id = ?", [run_id])
+    if not rows:
+        raise StoreError(
+            f"There is no run {run_id!r}. `concord runs list` shows the runs there are."
+        )
+    return _run(rows[0])
+
+
+def latest_run(store: Store, stage: str) -> Run | None:
+    """The newest finished run of a stage, or None."""
+    return next((r for r in runs(store, stage) if r.status == "finished"), None)
+
+
+def _run(row: dict[str, Any]) -> Run:
+    for column in _JSON_COLUMNS:
+        row[column] = json.loads(row[column]) if row[column] else {}
+    return Run(**row)
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """A reviewer's verdict on an evaluation run."""
+
+    run_id: str
+    reviewer: str
+    verdict: str
+    comment: str
+    created: str = field(default_factory=now)
+
+
+def add_review(store: Store, review: Review) -> None:
+    """Append a review. Raises `InputError` on an unknown verdict, `StoreError` on an unknown run."""
+    if review.verdict not in VERDICTS:
+        raise InputError(
+            f"The verdict {review.verdict!r} is not known; choose one of {', '.join(VERDICTS)}."
+        )
+    run(store, review.run_id)
+    with store.writing() as db:
+        db.table("reviews").insert(asdict(review))
+
+
+def reviews(store: Store, run_id: str) -> list[Review]:
+    """The reviews of a run, oldest first."""
+    rows = store.rows("SELECT * FROM reviews WHERE run_id = ? ORDER BY review_id", [run_id])
+    return [
+        Review(r["run_id"], r["reviewer"], r["verdict"], r["comment"], r["created"]) for r in rows
+    ]

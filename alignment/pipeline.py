@@ -1,0 +1,482 @@
+"""One function per stage: read what it needs, call the floors below, write the results, record the run.
+
+A stage reads from a workspace or from plain files; a file that is named wins over the workspace. Each function
+returns the figures that the command line prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alignment.config import Config
+from alignment.errors import InputError
+from alignment.feedback import people, runs
+from alignment.feedback.consensus import Consensus, fit_consensus
+from alignment.feedback.courtesy import courtesy
+from alignment.feedback.pairs import preference_pairs, split_by_prompt
+from alignment.feedback.people import Labeler
+from alignment.feedback.simulation import simulate_rankings
+from alignment.files import read_json, read_jsonl, write_json, write_jsonl
+from alignment.progress import Progress, silent
+from alignment.records import Completion, PreferencePair, Prompt, Ranking
+from alignment.workspace import Workspace, recorded_run
+
+OVERLAP = 3
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage works on: a configuration, a workspace or files, and where results go."""
+
+    config: Config
+    workspace: Workspace | None = None
+    files: Mapping[str, Path | str | None] = field(default_factory=dict)
+    out: Path | None = None
+    progress: Progress = silent
+
+    def file(self, name: str) -> Path | None:
+        """The path given for `--name`, or None."""
+        value = self.files.get(name)
+        return None if value is None else Path(value)
+
+    def run(self, stage: str, config: Any, inputs: dict[str, Any]) -> Any:
+        """Record a run of this job."""
+        return recorded_run(stage, config, inputs, workspace=self.workspace, out=self.out)
+
+    def prompts(self, split: str = "all") -> list[Prompt]:
+        """Prompts from `--prompts` or the workspace; `InputError` where there are none of that split."""
+        path = self.file("prompts")
+        if path is not None:
+            found = _distinct_ids(path, read_jsonl(path, Prompt.from_json))
+        else:
+            found = self._store("prompts").prompts()
+        chosen = [p for p in found if split in ("all", p.split)]
+        if not chosen:
+            raise InputError(
+                f"There are no {split if split != 'all' else ''} prompts. Import some with `concord prompts import "
+                'FILE` or give --prompts; the split of a prompt is its key "split" (train or held-out).'.replace(
+                    "  ", " "
+                )
+            )
+        return chosen
+
+    def completions(self) -> dict[str, Completion]:
+        """Completions by id, from `--completions` or the workspace."""
+        path = self.file("completions")
+        if path is None:
+            found = self._store("completions").completions()
+        else:
+            found = {c.completion_id: c for c in read_jsonl(path, Completion.from_json)}
+        if not found:
+            raise InputError("There are no completions yet. Run `concord sample` first.")
+        return found
+
+    def rankings(self, labelers: str) -> list[Ranking]:
+        """Rankings from `--rankings` or the workspace: of `people`, `simulated`, `all`, or `auto`.
+
+        `auto` takes whichever kind there is and refuses a mixture.
+        """
+        path = self.file("rankings")
+        found = (
+            self._store("rankings").rankings()
+            if path is None
+            else read_jsonl(path, Ranking.from_json)
+        )
+        kinds = {ranking.simulated for ranking in found}
+        if labelers == "auto" and len(kinds) > 1:
+            raise InputError(
+                "There are rankings of people and of simulated labelers. They are not mixed silently: choose with "
+                "--set consensus.labelers=people, simulated or all."
+            )
+        if labelers in ("people", "simulated"):
+            found = [r for r in found if r.simulated == (labelers == "simulated")]
+        if not found:
+            raise InputError(
+                "There are no rankings to combine. Let people rank in `concord ui`, run `concord labelers simulate`, "
+                "or give --rankings."
+            )
+        return found
+
+    def pairs(self) -> list[PreferencePair]:
+        """Preference pairs from `--pairs`, or those of the workspace's latest consensus."""
+        path = self.file("pairs") or self._latest("consensus", "pairs.jsonl", "concord consensus")
+        return read_jsonl(path, PreferencePair.from_json)
+
+    def base_model(self) -> str:
+        """The base model of `--model` or of the configuration; the demo model is made where it is not yet."""
+        name = str(self.files.get("model") or self.config.base_model)
+        if name == "demo":
+            from alignment.demo_base import ensure_demo_model
+
+            return str(ensure_demo_model(self.progress))
+        return name
+
+    def reward_model(self) -> Path:
+        """The folder of `--reward-model`, or of the workspace's latest reward run."""
+        return self.file("reward_model") or self._latest("reward", ".", "concord train reward")
+
+    def policy(self) -> Path:
+        """The folder of `--policy`, or of the workspace's latest PPO run."""
+        return self.file("policy") or self._latest("ppo", ".", "concord train ppo")
+
+    def latest_metrics(self, stage: str) -> dict[str, Any]:
+        """The figures of the workspace's latest finished run of a stage, or nothing."""
+        run = runs.latest_run(self.workspace.store, stage) if self.workspace else None
+        return run.metrics if run else {}
+
+    def _store(self, option: str) -> Any:
+        if self.workspace is None:
+            raise InputError(
+                f"Give --{option} FILE, or work in a workspace (--workspace DIR, `concord init`)."
+            )
+        return self.workspace.store
+
+    def _latest(self, stage: str, name: str, command: str) -> Path:
+        option = {"consensus": "pairs", "reward": "reward-model", "ppo": "policy"}[stage]
+        run = runs.latest_run(self._store(option), stage)
+        if run is None or run.folder is None:
+            raise InputError(
+                f"There is no finished {stage} run in this workspace. Run `{command}`, or give --{option}."
+            )
+        return Path(run.folder) / name
+
+
+def _distinct_ids(path: Path, prompts: Sequence[Prompt]) -> list[Prompt]:
+    seen: dict[str, Prompt] = {}
+    for prompt in prompts:
+        if seen.setdefault(prompt.prompt_id, prompt).prompt != prompt.prompt:
+            raise InputError(
+                f"{path}: the prompt id {prompt.prompt_id!r} stands for two different prompts."
+            )
+    return list(seen.values())
+
+
+def import_prompts(job: Job) -> dict[str, Any]:
+    """Append the prompts of `--prompts` to the workspace."""
+    prompts = job.prompts()
+    added = job._store("prompts").add_prompts(prompts)
+    return {
+        "read": len(prompts),
+        "added": added,
+        "held_out": sum(p.split == "held-out" for p in prompts),
+    }
+
+
+def sample(job: Job) -> dict[str, Any]:
+    """K completions of each prompt, and in a workspace one ranking task per prompt."""
+    from alignment.models.loading import load_causal_lm, load_tokenizer
+    from alignment.sampling import as_completions, sample_completions
+
+    config, prompts = job.config.sample, job.prompts(job.config.sample.split)
+    base = job.base_model()
+    tokenizer, model = load_tokenizer(base), load_causal_lm(job.file("policy") or base)
+    inputs = {"model": str(job.file("policy") or base), "prompts": len(prompts)}
+    with job.run("sample", config, inputs) as run:
+        drawn = sample_completions(
+            model,
+            tokenizer,
+            prompts,
+            config,
+            config.completions_per_prompt,
+            distinct_attempts=config.distinct_attempts,
+            progress=job.progress,
+        )
+        completions = as_completions(prompts, drawn, run.run_id)
+        write_jsonl(run.folder / "completions.jsonl", [c.to_json() for c in completions])
+        if job.workspace is not None:
+            job.workspace.store.add_prompts(prompts)
+            job.workspace.store.add_tasks(completions, OVERLAP, run_id=run.run_id)
+        repeated = sum(len(group) - len({g.text for g in group}) for group in drawn)
+        run.metrics = {
+            "prompts": len(prompts),
+            "completions": len(completions),
+            "repeated": repeated,
+            "finished": sum(c.finished for c in completions) / len(completions),
+            "mean_tokens": sum(c.tokens or 0 for c in completions) / len(completions),
+        }
+    return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
+
+
+def simulate(job: Job) -> dict[str, Any]:
+    """Let simulated labelers rank; they judge by `courtesy`, never by a scorer that reports."""
+    config, completions = job.config.simulate, job.completions()
+    groups = _groups(job, completions)
+    utilities = {cid: courtesy(completions[cid].text) for ids in groups.values() for cid in ids}
+    with job.run("simulate", config, {"prompts": len(groups)}) as run:
+        pool, rankings = simulate_rankings(groups, utilities, config)
+        write_jsonl(run.folder / "rankings.jsonl", [r.to_json() for r in rankings])
+        write_json(run.folder / "simulated_labelers.json", [labeler.to_json() for labeler in pool])
+        if job.workspace is not None:
+            store = job.workspace.store
+            named = [Labeler(one.labeler_id, one.labeler_id, True, one.kind) for one in pool]
+            people.add_labelers(store, named)
+            store.add_rankings(rankings, {t.prompt_id: t.task_id for t in store.tasks()})
+        run.metrics = {"labelers": len(pool), "rankings": len(rankings), "prompts": len(groups)}
+    return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
+
+
+def _groups(job: Job, completions: Mapping[str, Completion]) -> dict[str, list[str]]:
+    """Prompt id -> the completions to rank together: those of its newest task, or all of the file."""
+    if job.workspace is not None and job.file("completions") is None:
+        return {task.prompt_id: list(task.completion_ids) for task in job.workspace.store.tasks()}
+    groups: dict[str, list[str]] = {}
+    for completion in completions.values():
+        groups.setdefault(completion.prompt_id, []).append(completion.completion_id)
+    return groups
+
+
+def consensus(job: Job) -> dict[str, Any]:
+    """Combine the rankings; write pairs, labelers, prompts and summary."""
+    config = job.config.consensus
+    rankings, completions = job.rankings(config.labelers), job.completions()
+    prompts = {p.prompt_id: p.prompt for p in job.prompts()}
+    by_prompt: dict[str, list[str]] = {}
+    for completion in completions.values():
+        by_prompt.setdefault(completion.prompt_id, []).append(completion.completion_id)
+    fitted: Consensus = fit_consensus(rankings, by_prompt, method=config.method, seed=config.seed)
+    texts = {c.completion_id: c.text for c in completions.values()}
+    pairs = preference_pairs(
+        fitted,
+        prompts,
+        texts,
+        min_confidence=config.min_confidence,
+        max_pairs_per_prompt=config.max_pairs_per_prompt,
+    )
+    inputs = {"rankings": len(rankings), "labelers": sorted({r.labeler_id for r in rankings})}
+    with job.run("consensus", config, inputs) as run:
+        labelers = [labeler.to_json() for labeler in fitted.labelers]
+        write_jsonl(run.folder / "pairs.jsonl", [p.to_json() for p in pairs])
+        write_json(run.folder / "labelers.json", labelers)
+        write_jsonl(run.folder / "prompts.jsonl", [p.to_json() for p in fitted.prompts])
+        write_json(run.folder / "summary.json", fitted.summary.to_json())
+        run.metrics = {
+            "method": fitted.method,
+            **fitted.summary.to_json(),
+            "usable_pairs": len(pairs),
+            "flagged": [row["labeler_id"] for row in labelers if row["flagged"]],
+        }
+    return {
+        "run_id": run.run_id,
+        "folder": str(run.folder),
+        **run.metrics,
+        "labelers_table": labelers,
+    }
+
+
+def train_reward(job: Job) -> dict[str, Any]:
+    """Train the reward model; held-out accuracy beside the labelers' own agreement."""
+    from alignment.models.loading import load_tokenizer
+    from alignment.training import reward
+
+    config, pairs = job.config.reward, job.pairs()
+    train, held_out = split_by_prompt(pairs, config.held_out_fraction, config.seed)
+    base = job.base_model()
+    tokenizer = load_tokenizer(base)
+    summary = job.latest_metrics("consensus") if job.file("pairs") is None else {}
+    with job.run("reward", config, {"model": base, "pairs": len(pairs)}) as run:
+        result = reward.train_reward(
+            base, tokenizer, train, held_out, config, run.folder, job.progress
+        )
+        run.metrics = {
+            **result.to_json(),
+            "labeler_agreement": summary.get("agreement_with_consensus"),
+            "trusted_labeler_agreement": summary.get("trusted_agreement_with_consensus"),
+        }
+    return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
+
+
+def train_ppo(job: Job) -> dict[str, Any]:
+    """Align a policy against the reward model."""
+    from alignment.models.loading import load_tokenizer
+    from alignment.training import ppo
+
+    config, prompts = job.config.ppo, job.prompts("train")
+    held_out = [p for p in job.prompts() if p.split == "held-out"]
+    reward_model, base = job.reward_model(), job.base_model()
+    if config.reward_threshold is not None and not held_out:
+        raise InputError(
+            'A reward threshold is measured on held-out prompts, and there are none. Mark some prompts "split": '
+            '"held-out", or take ppo.reward_threshold out.'
+        )
+    tokenizer = load_tokenizer(base)
+    inputs = {"model": base, "reward_model": str(reward_model), "prompts": len(prompts)}
+    with job.run("ppo", config, inputs) as run:
+        result = ppo.train_ppo(
+            base, tokenizer, reward_model, prompts, held_out, config, run.folder, job.progress
+        )
+        run.metrics = result.to_json()
+    return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
+
+
+def evaluate_toxicity(job: Job) -> dict[str, Any]:
+    """Compare base and policy on the held-out prompts; write comparison, completions and the HTML report."""
+    from alignment.evaluation.compare import compare
+    from alignment.evaluation.toxicity import load_scorer
+    from alignment.models.loading import load_causal_lm, load_tokenizer
+
+    config, prompts = job.config.evaluate, job.prompts("held-out")
+    base, policy = job.base_model(), job.policy()
+    scorer, tokenizer = load_scorer(config.scorer, config.toxic_label), load_tokenizer(base)
+    inputs = {"model": base, "policy": str(policy), "prompts": [p.prompt_id for p in prompts]}
+    with job.run("evaluate", config, inputs) as run:
+        base_model = load_causal_lm(base)
+        before, _ = _answers(job, "before", base_model, base_model, tokenizer, prompts, run.run_id)
+        aligned = load_causal_lm(policy)
+        after, own_cost = _answers(
+            job, "after", aligned, base_model, tokenizer, prompts, run.run_id
+        )
+        comparison = compare(
+            prompts,
+            before,
+            after,
+            scorer,
+            threshold=config.threshold,
+            resamples=config.resamples,
+            seed=config.seed,
+        )
+        for side in (before, after):
+            rows = [c.to_json() for c in side.completions]
+            write_jsonl(run.folder / f"completions_{side.name}.jsonl", rows)
+        write_json(run.folder / "comparison.json", comparison.to_json())
+        run.metrics = evaluation_figures(comparison)
+        run.metrics["kl"] = float((after.negative_log_likelihood - own_cost).mean())  # pyright: ignore[reportOptionalOperand]
+        _write_report(job, run.folder, comparison, policy)
+    return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
+
+
+def _answers(
+    job: Job,
+    name: str,
+    model: Any,
+    base_model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    run_id: str,
+) -> tuple[Any, Any]:
+    """A model's completions with their cost under the base model, and their cost under the model itself."""
+    from alignment.evaluation.compare import ModelCompletions
+    from alignment.models.likelihood import negative_log_likelihood
+    from alignment.models.loading import encode_prompt
+    from alignment.sampling import as_completions, sample_completions
+
+    config = job.config.evaluate
+    per_prompt = config.completions_per_prompt
+    drawn = sample_completions(
+        model,
+        tokenizer,
+        prompts,
+        config,
+        per_prompt,
+        label=f"completions {name}",
+        progress=job.progress,
+    )
+    prompt_ids = [ids for p in prompts for ids in [encode_prompt(tokenizer, p.prompt)] * per_prompt]
+    completion_ids = [generated.ids for group in drawn for generated in group]
+    cost = negative_log_likelihood(base_model, prompt_ids, completion_ids, config.batch_size)
+    own = (
+        cost
+        if model is base_model
+        else negative_log_likelihood(model, prompt_ids, completion_ids, config.batch_size)
+    )
+    import numpy as np
+
+    tokens = np.array([len(ids) for ids in completion_ids])
+    return ModelCompletions(
+        name, as_completions(prompts, drawn, f"{run_id}/{name}"), cost, tokens
+    ), own
+
+
+def evaluation_figures(comparison: Any) -> dict[str, Any]:
+    """The headline figures of a comparison, under the names that programs read."""
+    row = comparison.to_json()
+    before, after = row["before"], row["after"]
+    return {
+        "toxicity_before": before["toxicity"],
+        "toxicity_after": after["toxicity"],
+        "toxicity_reduction": row["reduction"]["mean"] if row["reduction"] else None,
+        "toxicity_difference": row["difference"],
+        "perplexity_before": before["perplexity"],
+        "perplexity_after": after["perplexity"],
+        "distinct_before": before["distinct_2"],
+        "distinct_after": after["distinct_2"],
+        "unfinished_before": before["unfinished"],
+        "unfinished_after": after["unfinished"],
+        "verdict": comparison.verdict,
+        "headline": comparison.headline,
+        "scorer": comparison.scorer,
+    }
+
+
+def report(job: Job) -> dict[str, Any]:
+    """Write the HTML report of the latest evaluation (or of `--comparison FILE`) to `--out FILE`."""
+    from alignment.evaluation.compare import Comparison
+
+    source = job.file("comparison")
+    if source is None:
+        latest = runs.latest_run(job._store("comparison"), "evaluate")
+        if latest is None or latest.folder is None:
+            raise InputError(
+                "There is no finished evaluation. Run `concord evaluate toxicity`, or give --comparison."
+            )
+        source = Path(latest.folder) / "comparison.json"
+    comparison = Comparison.from_json(read_json(source))
+    target = job.out or source.parent / "report.html"
+    _write_report(job, target.parent, comparison, None, target.name)
+    return {"report": str(target), "verdict": comparison.verdict, "headline": comparison.headline}
+
+
+def _write_report(
+    job: Job, folder: Path, comparison: Any, policy: Path | None, name: str = "report.html"
+) -> None:
+    """The HTML report with everything the workspace knows about how the policy came to be."""
+    from alignment.evaluation.report import write_report
+
+    consensus_run, reward_run, ppo_run = (
+        _latest_of(job, s) for s in ("consensus", "reward", "ppo")
+    )
+    training = _training_rows(
+        policy or (Path(ppo_run.folder) if ppo_run and ppo_run.folder else None)
+    )
+    about_consensus = None
+    if consensus_run and consensus_run.folder:
+        rows = read_json(Path(consensus_run.folder) / "labelers.json")
+        about_consensus = {**consensus_run.metrics, "labelers": rows}
+    write_report(
+        folder / name,
+        comparison,
+        title="Before and after alignment",
+        training=training,
+        consensus=about_consensus,
+        reward=reward_run.metrics if reward_run else None,
+        runs=[run.to_json() for run in (consensus_run, reward_run, ppo_run) if run],
+    )
+
+
+def _latest_of(job: Job, stage: str) -> Any:
+    return runs.latest_run(job.workspace.store, stage) if job.workspace else None
+
+
+def _training_rows(folder: Path | None) -> list[dict[str, Any]] | None:
+    path = folder / "metrics.jsonl" if folder else None
+    return read_jsonl(path, dict) if path is not None and path.exists() else None
+
+
+def export(job: Job, what: str) -> dict[str, Any]:
+    """Write prompts, completions, rankings, pairs or labelers of the workspace to `--out FILE`."""
+    store = job._store("workspace")
+    if job.out is None:
+        raise InputError("Say which file to write: --out FILE.jsonl.")
+    rows = {
+        "prompts": lambda: [p.to_json() for p in store.prompts()],
+        "completions": lambda: [c.to_json() for c in store.completions().values()],
+        "rankings": lambda: [r.to_json() for r in store.rankings()],
+        "pairs": lambda: [p.to_json() for p in job.pairs()],
+        "labelers": lambda: people.labelers(store),
+    }[what]()
+    if job.out.exists():
+        raise InputError(f"{job.out} exists already. Choose another name; nothing was overwritten.")
+    write_jsonl(job.out, rows)
+    return {"what": what, "rows": len(rows), "file": str(job.out)}

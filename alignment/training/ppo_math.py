@@ -1,0 +1,103 @@
+"""The arithmetic of PPO from human feedback, as pure functions on padded batches.
+
+Throughout, B completions of at most T tokens; `mask` [B, T] is 1 on a completion's own tokens, which come first in
+each row, and 0 on its padding. Masks come from lengths, never from token ids. Sources: Schulman et al. 2017 (PPO,
+arXiv:1707.06347), Schulman et al. 2016 (GAE, arXiv:1506.02438), Ziegler et al. 2019 (arXiv:1909.08593), Huang et al.
+2024 ("The N+ Implementation Details of RLHF with PPO", arXiv:2403.17031).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of `x` [B, T] over the tokens of `mask`; 0 where there are none. Returns a scalar."""
+    return (x * mask).sum() / mask.sum().clamp(min=1)
+
+
+def masked_whiten(x: Tensor, mask: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    """(x - mean) / sqrt(var) on the mask, 0 elsewhere. Mean and variance are given: they span all processes."""
+    return (x - mean) * torch.rsqrt(var + 1e-8) * mask
+
+
+def normalised_scores(
+    scores: Tensor,
+    finished: Tensor,
+    mean: float,
+    std: float,
+    clip: float,
+    missing_eos_penalty: float,
+) -> Tensor:
+    """Scores [B] in standard deviations of the reward model's scores, clipped, less the penalty for not ending."""
+    return ((scores - mean) / std).clamp(-clip, clip) - missing_eos_penalty * (~finished).float()
+
+
+def token_rewards(
+    scores: Tensor, logps: Tensor, ref_logps: Tensor, mask: Tensor, kl_coef: float
+) -> Tensor:
+    """Rewards per token [B, T]: -kl_coef (log pi - log pi_ref), and the score [B] on the last token.
+
+    Ziegler et al. 2019, eq. 2, with the k1 estimator of the KL divergence per token.
+    """
+    rewards = -kl_coef * (logps - ref_logps) * mask
+    last = mask.sum(1).long() - 1
+    rows = torch.arange(len(scores), device=scores.device)
+    rewards[rows, last] += scores
+    return rewards
+
+
+def gae(
+    rewards: Tensor, values: Tensor, mask: Tensor, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimates and returns, both [B, T].
+
+    delta_t = r_t + gamma V_{t+1} - V_t;  A_t = delta_t + gamma lam A_{t+1} (Schulman et al. 2016, eq. 16). Behind the
+    last token V and A are 0: a completion cut at the length limit bootstraps zero like one that ended, and pays
+    `missing_eos_penalty` in its score instead. Return = A + V.
+    """
+    values = values * mask
+    advantages = torch.zeros_like(rewards)
+    running = torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.size(1))):
+        following = values[:, t + 1] if t + 1 < rewards.size(1) else torch.zeros_like(running)
+        delta = rewards[:, t] + gamma * following - values[:, t]
+        running = (delta + gamma * lam * running) * mask[:, t]
+        advantages[:, t] = running
+    return advantages, (advantages + values) * mask
+
+
+def policy_losses(
+    logps: Tensor, old_logps: Tensor, advantages: Tensor, cliprange: float
+) -> tuple[Tensor, Tensor]:
+    """Clipped surrogate per token, -min(ratio A, clip(ratio) A), and where clipping was in force; both [B, T].
+
+    Schulman et al. 2017, eq. 7.
+    """
+    ratio = torch.exp(logps - old_logps)
+    unclipped = ratio * advantages
+    clipped = ratio.clamp(1 - cliprange, 1 + cliprange) * advantages
+    return -torch.min(unclipped, clipped), (clipped < unclipped).float()
+
+
+def value_losses(
+    values: Tensor, old_values: Tensor, returns: Tensor, cliprange: float
+) -> tuple[Tensor, Tensor]:
+    """Half the squared error per token, the worse of the value and the value clipped around its old estimate.
+
+    Also where clipping was in force; both [B, T]. Huang et al. 2024, detail 23.
+    """
+    clipped = old_values + (values - old_values).clamp(-cliprange, cliprange)
+    plain_error, clipped_error = (values - returns) ** 2, (clipped - returns) ** 2
+    return 0.5 * torch.max(plain_error, clipped_error), (clipped_error > plain_error).float()
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float | None:
+    """1 - Var(returns - values) / Var(returns) over the mask; None where the returns do not vary."""
+    kept = mask.bool()
+    target = returns[kept]
+    variance = target.var(unbiased=False) if target.numel() else torch.zeros(())
+    if variance < 1e-12:
+        return None
+    return float(1 - (target - values[kept]).var(unbiased=False) / variance)

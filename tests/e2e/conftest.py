@@ -1,0 +1,147 @@
+"""A served instance and a real Chromium."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from alignment.feedback import people
+from alignment.feedback.store import Store
+from alignment.records import Completion, Prompt
+from tests.e2e.workspace import make_workspace
+
+START_SECONDS = 60
+_SERVE = (
+    "import sys; from pathlib import Path; from ui.app import serve; "
+    "serve(Path(sys.argv[1]), port=int(sys.argv[2]))"
+)
+
+
+@dataclass
+class Server:
+    """A running instance, and the store it writes to as seen by another process."""
+
+    url: str
+    store: Store
+
+    def account(self, name: str, role: str = "labeler") -> str:
+        """A new account; its password is returned."""
+        return people.add_account(self.store, name, role)
+
+    def task(self, prompt_id: str, texts: tuple[str, ...], prompt: str = "Say something.") -> None:
+        """A new task. The newest one is the next to be served: none has fewer rankings.
+
+        The overlap leaves room for the page of the test before, which may still be asking for its next task.
+        """
+        self.store.add_prompts([Prompt(prompt_id, prompt)])
+        completions = [Completion(f"{prompt_id}-{i}", prompt_id, t) for i, t in enumerate(texts)]
+        self.store.add_tasks(completions, overlap=9)
+
+    def rankings(self, labeler: str) -> list:
+        return [r for r in self.store.rankings("people") if r.labeler_id == labeler]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    workspace = make_workspace(tmp_path_factory.mktemp("e2e") / "workspace", [], {})
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-c", _SERVE, str(workspace), str(port)])
+    store = Store(workspace / "feedback.db")
+    try:
+        wait_for(f"http://127.0.0.1:{port}/sign-in", process)
+        yield Server(f"http://127.0.0.1:{port}", store)
+    finally:
+        store.close()
+        process.terminate()
+        try:
+            process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def wait_for(url: str, process: subprocess.Popen) -> None:
+    """Return when `url` answers; fail when the process ends or `START_SECONDS` are over."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, f"the server ended with code {process.returncode}"
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.1)
+    pytest.fail(f"the server did not answer within {START_SECONDS} s")
+
+
+def chromium_path() -> str:
+    path = os.environ.get("CONCORD_CHROMIUM") or shutil.which("chromium")
+    if path is None or not Path(path).exists():
+        pytest.fail(
+            "The browser tests need Chromium: install it (`apt-get install chromium` on Debian), or name its "
+            "program in the environment variable CONCORD_CHROMIUM."
+        )
+    return path
+
+
+@pytest.fixture(scope="session")
+def browser():
+    path = chromium_path()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(
+            executable_path=path, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def desktop(browser):
+    """One context for all tests on a wide screen, so that Gradio's scripts are fetched once."""
+    with browser.new_context() as context:
+        yield context
+
+
+@pytest.fixture
+def open_page(server, browser, desktop):
+    """`open_page(name, password, **options)`: a signed-in page, in a context of its own where options are given.
+
+    At the end of the test: no request has gone elsewhere, and no script has failed.
+    """
+    opened, outside, broken = [], [], []
+
+    def watch(request) -> None:
+        if not request.url.startswith((server.url, "data:", "blob:")):
+            outside.append(request.url)
+
+    def open_(name: str, password: str, **options):
+        context = browser.new_context(**options) if options else desktop
+        context.clear_cookies()
+        page = context.new_page()
+        opened.append(context if options else page)
+        page.set_default_timeout(15_000)
+        page.on("request", watch)
+        page.on("pageerror", lambda error: broken.append(str(error)))
+        page.goto(f"{server.url}/sign-in")
+        page.evaluate("localStorage.clear()")
+        page.fill("#name", name)
+        page.fill("#password", password)
+        page.click("button")
+        return page
+
+    yield open_
+    for each in opened:
+        each.close()
+    assert not outside, "requests left the machine"
+    assert not broken, "a script failed"

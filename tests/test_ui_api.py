@@ -1,0 +1,587 @@
+import inspect
+import json
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from fastapi.routing import APIRoute
+from fastapi.testclient import TestClient
+from starlette.routing import Mount, Route
+
+from alignment.errors import ConcordError, StoreError
+from alignment.feedback import people, runs
+from alignment.feedback.store import Store
+from tests.e2e.workspace import HOSTILE, PLAIN, PROMPTS, make_workspace, password
+from ui import guard, sessions
+from ui.app import create_app, serve
+from ui.sessions import Sessions, Throttle, workspace_secret
+
+SECRET = b"a secret of at least thirty-two bytes"
+ANYBODY = {*people.ROLES, None}
+SIGNED_IN = set(people.ROLES)
+
+# Who may reach what. A route that is missing here fails `test_no_route_is_forgotten`.
+ROUTES = {
+    ("GET", "/"): SIGNED_IN,
+    ("GET", "/favicon.ico"): ANYBODY,
+    ("GET", "/sign-in"): ANYBODY,
+    ("POST", "/sign-in"): ANYBODY,
+    ("POST", "/sign-out"): SIGNED_IN,
+    ("GET", "/assets"): ANYBODY,
+    ("GET", "/api/openapi.json"): SIGNED_IN,
+    ("GET", "/api/me"): SIGNED_IN,
+    ("POST", "/api/tasks/next"): SIGNED_IN,
+    ("POST", "/api/rankings"): SIGNED_IN,
+    ("GET", "/api/progress"): SIGNED_IN,
+    ("GET", "/api/guidelines"): SIGNED_IN,
+    ("GET", "/reports/{run_id}"): {"reviewer", "engineer", "admin"},
+    ("GET", "/board"): SIGNED_IN,
+    ("GET", "/runs"): {"engineer", "admin"},
+    ("GET", "/review"): {"reviewer", "engineer", "admin"},
+}
+PROBES = {
+    "/assets": "/assets/concord.css",
+    "/reports/{run_id}": "/reports/evaluate-1",
+    "/board": "/board/",
+    "/runs": "/runs/",
+    "/review": "/review/",
+}
+GRADIO_PROBES = (
+    ("GET", "config"),
+    ("GET", "gradio_api/info"),
+    ("GET", "gradio_api/app_id"),
+    ("GET", "gradio_api/startup-events"),
+    ("GET", "theme.css"),
+    ("POST", "gradio_api/run/predict"),
+    ("POST", "gradio_api/queue/join"),
+    ("POST", "gradio_api/upload"),
+)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """Made once: hashing passwords takes its time."""
+    return make_workspace(tmp_path_factory.mktemp("template") / "workspace", PROMPTS, PLAIN)
+
+
+@pytest.fixture(scope="module")
+def shared_workspace(template, tmp_path_factory):
+    return shutil.copytree(template, tmp_path_factory.mktemp("shared") / "workspace")
+
+
+@pytest.fixture(scope="module")
+def shared(shared_workspace):
+    """An application to which tests add no ranking and no review."""
+    return create_app(shared_workspace, secret=SECRET)
+
+
+@pytest.fixture
+def workspace(template, tmp_path):
+    return shutil.copytree(template, tmp_path / "workspace")
+
+
+@pytest.fixture
+def app(workspace):
+    return create_app(workspace, secret=SECRET)
+
+
+@pytest.fixture
+def store(workspace):
+    store = Store(workspace / "feedback.db")
+    yield store
+    store.close()
+
+
+def client_of(app, name: str | None, csrf: bool = True) -> TestClient:
+    """A client with the session of an account."""
+    client = TestClient(app, follow_redirects=False)
+    if name is not None:
+        signer = Sessions(SECRET)
+        client.cookies.set(signer.cookie, signer.issue(name))
+        if csrf:
+            client.headers["X-CSRF-Token"] = client.get("/api/me").json()["csrf"]
+    return client
+
+
+def ranks_of(task: dict) -> dict[str, int]:
+    return {c["id"]: rank for rank, c in enumerate(task["completions"], start=1)}
+
+
+# Every route and every role
+
+
+def test_no_route_is_forgotten(shared):
+    found = set()
+    for route in shared.routes:
+        if isinstance(route, Mount):
+            found.add(("GET", route.path))
+        elif isinstance(route, APIRoute | Route):
+            found |= {(method, route.path) for method in route.methods - {"HEAD"}}
+        else:  # a router included as a whole
+            inner = getattr(route, "original_router", None)
+            assert inner is not None, f"unknown kind of route: {route!r}"
+            found |= {(m, r.path) for r in inner.routes for m in r.methods - {"HEAD"}}
+    assert found == set(ROUTES)
+
+
+@pytest.mark.parametrize("role", [*people.ROLES, None])
+def test_every_route_is_open_to_its_roles_only(shared, role):
+    client = client_of(shared, role)
+    for (method, path), allowed in ROUTES.items():
+        answer = client.request(method, PROBES.get(path, path))
+        where = f"{method} {path} as {role}"
+        if role in allowed:
+            assert answer.status_code not in (401, 404, 405), where
+            # A form without its token is refused by the page itself, not for the role.
+            assert answer.status_code != 403 or path in ("/sign-in", "/sign-out"), where
+        else:
+            assert answer.status_code == (401 if role is None else 403), where
+            assert answer.json()["detail"]
+
+
+@pytest.mark.parametrize("role", [*people.ROLES, None])
+@pytest.mark.parametrize("page", ["/runs", "/review", "/board"])
+def test_gradio_endpoints_are_open_to_the_roles_of_their_page_only(shared, page, role):
+    client = client_of(shared, role)
+    allowed = ROUTES["GET", page]
+    for method, path in GRADIO_PROBES:
+        answer = client.request(method, f"{page}/{path}", json={} if method == "POST" else None)
+        if role not in allowed:
+            assert answer.status_code == (401 if role is None else 403), path
+        else:
+            assert answer.status_code not in (401, 403), path
+
+
+def test_what_gradio_offers_and_nobody_uses_is_closed(shared):
+    client = client_of(shared, "admin")
+    for page in ("/board", "/runs", "/review"):
+        for method, path in (
+            ("POST", "upload"),
+            ("POST", "component_server"),
+            ("GET", "file=/etc/hostname"),
+            ("GET", "file/etc/hostname"),
+            ("GET", "proxy=https://example.org/"),
+            ("POST", "deep_link"),
+        ):
+            answer = client.request(method, f"{page}/gradio_api/{path}", json={})
+            assert (answer.status_code, answer.json()["detail"]) == (404, "There is no such page.")
+        assert client.get(f"{page}/gradio_api/runs").status_code == 404, (
+            "no history of runs is kept"
+        )
+
+
+@pytest.mark.parametrize("name", ["labeler", "nobody", None])
+def test_every_gradio_handler_checks_the_role_itself(shared, name):
+    signer = Sessions(SECRET)
+    cookies = {} if name is None else {signer.cookie: signer.issue(name)}
+    request = gr.Request(request=SimpleNamespace(cookies=cookies, query_params={}))
+    checked = 0
+    for route in shared.routes:
+        if not isinstance(route, Mount) or not hasattr(route.app, "get_blocks"):
+            continue
+        for function in route.app.get_blocks().fns.values():
+            names = inspect.signature(function.fn).parameters
+            with pytest.raises(gr.Error):
+                function.fn(**{n: request if n == "request" else None for n in names})
+            checked += 1
+    assert checked == 6, "three handlers on the runs page, three on the review page"
+
+
+def test_unknown_paths_are_closed(shared):
+    assert client_of(shared, None).get("/nothing").status_code == 401
+    assert client_of(shared, "admin").get("/nothing").status_code == 404
+    assert guard.roles_of("/runsX") == frozenset()
+
+
+def test_people_are_led_to_the_sign_in_page_and_home(shared):
+    html = {"accept": "text/html"}
+    away = client_of(shared, None).get("/runs/?run=ppo-1", headers=html)
+    assert (away.status_code, away.headers["location"]) == (
+        303,
+        "/sign-in?next=/runs/%3Frun%3Dppo-1",
+    )
+    homes = {"labeler": "/board/", "engineer": "/runs/", "reviewer": "/review/", "admin": "/runs/"}
+    for role, home in homes.items():
+        assert client_of(shared, role).get("/", headers=html).headers["location"] == home
+    assert "labeler" in client_of(shared, "labeler").get("/runs/", headers=html).text
+
+
+def test_nothing_on_the_pages_comes_from_elsewhere(shared):
+    answer = client_of(shared, "admin").get("/board/")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "https:" not in policy and "*" not in policy
+    config = json.loads(
+        answer.text.split("window.gradio_config = ", 1)[1].split(";</script>", 1)[0]
+    )
+    assert config["analytics_enabled"] is False and config["run_history"] is False
+    assert config["stylesheets"] == []
+
+
+def test_importing_the_interface_imports_no_torch_and_writes_no_file(tmp_path):
+    code = "import sys, ui.app; assert 'torch' not in sys.modules, 'torch was imported'"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    from ui.shell import HERE
+
+    assert not list(HERE.rglob("*.pyi"))
+
+
+# Signing in
+
+
+def sign_in(client: TestClient, name: str, secret: str, **more):
+    page = client.get("/sign-in")
+    token = page.text.split('name="token" value="', 1)[1].split('"', 1)[0]
+    form = {"name": name, "password": secret, "token": token}
+    return client.post("/sign-in", data=form, **more)
+
+
+def test_sign_in_sets_a_cookie_that_scripts_and_other_sites_cannot_use(app):
+    client = client_of(app, None)
+    answer = sign_in(client, "labeler", password("labeler"))
+    assert (answer.status_code, answer.headers["location"]) == (303, "/board/")
+    cookie = answer.headers["set-cookie"].lower()
+    assert "httponly" in cookie and "samesite=lax" in cookie and "max-age" in cookie
+    assert client.get("/api/me").json()["name"] == "labeler"
+    over_tls = TestClient(app, base_url="https://testserver", follow_redirects=False)
+    assert (
+        "secure" in sign_in(over_tls, "labeler", password("labeler")).headers["set-cookie"].lower()
+    )
+
+
+def test_a_wrong_password_and_an_unknown_name_look_alike(shared):
+    client = client_of(shared, None)
+    wrong = sign_in(client, "labeler", "not the password")
+    unknown = sign_in(client, "nobody", "not the password")
+    assert wrong.status_code == unknown.status_code == 401
+    assert wrong.text.replace("labeler", "") == unknown.text.replace("nobody", "")
+    assert Sessions(SECRET).cookie not in client.cookies
+
+
+def test_guessing_passwords_is_slowed_down(app):
+    client = client_of(app, None)
+    statuses = [sign_in(client, "labeler", f"guess number {i}").status_code for i in range(6)]
+    assert statuses == [401] * 5 + [429]
+    refused = sign_in(client, "labeler", password("labeler"))
+    assert refused.status_code == 429 and int(refused.headers["retry-after"]) > 0
+    assert sign_in(client, "other", password("other")).status_code == 303
+
+
+def test_the_sign_in_form_needs_its_own_cookie(shared):
+    client = client_of(shared, None)
+    form = {"name": "labeler", "password": password("labeler"), "token": "made up"}
+    assert client.post("/sign-in", data=form).status_code == 403
+    assert client.get("/api/me").status_code == 401
+
+
+@pytest.mark.parametrize("target", ["//evil.example", "https://evil.example", "/\\evil.example"])
+def test_sign_in_never_leads_to_another_site(app, target):
+    client = client_of(app, None)
+    answer = sign_in(client, "labeler", password("labeler"), params={"next": target})
+    assert answer.headers["location"] == "/board/"
+
+
+def test_sign_in_leads_back_to_the_page_asked_for(app):
+    answer = sign_in(
+        client_of(app, None), "engineer", password("engineer"), params={"next": "/runs/?run=ppo-1"}
+    )
+    assert answer.headers["location"] == "/runs/?run=ppo-1"
+
+
+def test_sign_out_needs_the_token_and_ends_the_session(app):
+    client = client_of(app, None)
+    sign_in(client, "labeler", password("labeler"))
+    csrf = client.get("/api/me").json()["csrf"]
+    assert client.post("/sign-out", data={"token": "x"}).status_code == 403
+    assert client.get("/api/me").status_code == 200
+    assert client.post("/sign-out", data={"token": csrf}).status_code == 303
+    assert client.get("/api/me").status_code == 401
+
+
+def test_forged_expired_and_foreign_sessions_are_refused(shared, monkeypatch):
+    signer = Sessions(SECRET)
+    good = signer.issue("admin")
+    stranger = Sessions(b"another secret of thirty-two bytes!!").issue("admin")
+    for value in (good[:-2] + "xx", stranger, signer.issue("nobody"), "", "garbage"):
+        client = TestClient(shared)
+        client.cookies.set(signer.cookie, value)
+        assert client.get("/api/me").status_code == 401
+    monkeypatch.setattr(sessions, "SESSION_SECONDS", -1)
+    assert signer.read(good) is None
+
+
+def test_a_session_in_use_is_renewed_with_the_same_csrf_token(shared, monkeypatch):
+    monkeypatch.setattr(sessions, "RENEW_SECONDS", -1)
+    client = client_of(shared, "labeler")
+    answer = client.get("/api/me")
+    renewed = answer.headers["set-cookie"].split("=", 1)[1].split(";", 1)[0]
+    fresh = Sessions(SECRET).read(renewed)
+    assert fresh is not None and fresh.csrf == answer.json()["csrf"]
+
+
+def test_a_restart_signs_nobody_out(workspace):
+    first = create_app(workspace)
+    client = TestClient(first, follow_redirects=False)
+    sign_in(client, "labeler", password("labeler"))
+    again = TestClient(create_app(workspace), cookies=client.cookies)
+    assert again.get("/api/me").json()["name"] == "labeler"
+    mode = stat.S_IMODE((workspace / ".secret").stat().st_mode)
+    assert mode == 0o600
+
+
+def test_a_broken_secret_is_refused(tmp_path):
+    (tmp_path / ".secret").write_bytes(b"short")
+    with pytest.raises(StoreError, match="Delete it"):
+        workspace_secret(tmp_path)
+
+
+def test_the_throttle_forgets(monkeypatch):
+    moment = [0.0]
+    monkeypatch.setattr(sessions.time, "monotonic", lambda: moment[0])
+    throttle = Throttle(limit=2, window_seconds=10)
+    throttle.failed("a")
+    moment[0] = 4.0
+    throttle.failed("a")
+    assert throttle.wait("a") == pytest.approx(6) and throttle.wait("b") == 0
+    moment[0] = 10.5
+    assert throttle.wait("a") == 0
+
+
+# Requests from elsewhere
+
+
+@pytest.mark.parametrize("path", ["/api/tasks/next", "/api/rankings"])
+def test_state_changes_need_the_csrf_token(app, store, path):
+    client = client_of(app, "labeler", csrf=False)
+    body = {"token": "x", "ranks": {"a": 1}}
+    assert client.post(path, json=body).status_code == 403
+    assert client.post(path, json=body, headers={"X-CSRF-Token": "wrong"}).status_code == 403
+    others = client_of(app, "other").headers["X-CSRF-Token"]
+    assert client.post(path, json=body, headers={"X-CSRF-Token": others}).status_code == 403
+    assert store.rows("SELECT * FROM leases") == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}],
+)
+def test_requests_from_other_sites_are_refused_everywhere(app, store, headers):
+    client = client_of(app, "engineer")
+    for path in ("/api/tasks/next", "/sign-out", "/review/gradio_api/run/predict"):
+        assert client.post(path, json={}, headers=headers).status_code == 403
+    assert store.rows("SELECT * FROM leases") == []
+    own = {"origin": "http://testserver", "sec-fetch-site": "same-origin"}
+    assert client.post("/api/tasks/next", headers=own).status_code == 200
+
+
+def test_large_bodies_are_refused_before_they_are_read(shared):
+    client = client_of(shared, "labeler")
+    assert client.post("/api/rankings", content=b"x" * 70_000).status_code == 413
+    assert client_of(shared, None).post("/sign-in", content=b"x" * 70_000).status_code == 413
+
+    def chunks():
+        yield b"{}"
+
+    assert client.post("/api/rankings", content=chunks()).status_code == 411
+
+
+# Ranking
+
+
+def test_a_task_is_shown_submitted_once_and_counted(app, store):
+    client = client_of(app, "labeler")
+    first = client.post("/api/tasks/next").json()
+    assert first["progress"] == {"done": 0, "left": 2}
+    assert client.post("/api/tasks/next").json() == first, "a reload shows the same board"
+    task = first["task"]
+    answer = {"token": task["token"], "ranks": ranks_of(task)}
+    stored = client.post("/api/rankings", json=answer)
+    assert stored.status_code == 200
+    assert client.post("/api/rankings", json=answer).json() == stored.json(), (
+        "a retry is one answer"
+    )
+    changed = {**answer, "ranks": {c: 1 for c in answer["ranks"]}}
+    assert client.post("/api/rankings", json=changed).status_code == 409
+    (ranking,) = store.rankings("people")
+    assert ranking.ranks == answer["ranks"] and ranking.labeler_id == "labeler"
+    assert ranking.positions == {c["id"]: i for i, c in enumerate(task["completions"])}
+    assert stored.json()["positions"] == ranking.positions
+    assert client.get("/api/progress").json() == {"done": 1, "left": 1}
+
+
+def test_when_nothing_is_left_the_task_is_null(app):
+    client = client_of(app, "labeler")
+    while task := client.post("/api/tasks/next").json()["task"]:
+        client.post("/api/rankings", json={"token": task["token"], "ranks": ranks_of(task)})
+    assert client.get("/api/progress").json() == {"done": 2, "left": 0}
+
+
+def test_prompts_and_completions_come_back_verbatim(app):
+    client = client_of(app, "labeler")
+    tasks = []
+    while task := client.post("/api/tasks/next").json()["task"]:
+        tasks.append(task)
+        client.post("/api/rankings", json={"token": task["token"], "ranks": ranks_of(task)})
+    hostile, chat = tasks
+    assert {c["id"]: c["text"] for c in hostile["completions"]} == {
+        f"hostile-{i}": text for i, text in enumerate(HOSTILE)
+    }
+    assert hostile["prompt"] == [{"role": "prompt", "content": PROMPTS[1].prompt}]
+    assert chat["prompt"] == PROMPTS[0].prompt
+    assert set(hostile["completions"][0]) == {"id", "text"}, "nothing says which model wrote it"
+
+
+def test_another_labelers_token_is_refused(app, store):
+    task = client_of(app, "labeler").post("/api/tasks/next").json()["task"]
+    answer = {"token": task["token"], "ranks": ranks_of(task)}
+    refused = client_of(app, "other").post("/api/rankings", json=answer)
+    assert refused.status_code == 409 and "no longer open" in refused.json()["detail"]
+    assert store.rankings() == []
+
+
+@pytest.mark.parametrize(
+    ("ranks", "message"),
+    [
+        ({"hostile-0": 1}, "every completion"),
+        ({**{f"hostile-{i}": 1 for i in range(4)}, "kind-0": 2}, "every completion"),
+        ({f"hostile-{i}": i for i in range(4)}, "greater than or equal to 1"),
+        ({f"hostile-{i}": True for i in range(4)}, "valid integer"),
+        ({f"hostile-{i}": 1.5 for i in range(4)}, "valid integer"),
+        ({f"hostile-{i}": 10**30 for i in range(4)}, "less than or equal"),
+        ({}, "at least 1"),
+        ([1, 2], "valid dictionary"),
+        ({"\ud800": "x"}, "valid integer"),
+    ],
+)
+def test_what_is_no_ranking_of_the_task_is_refused(shared, shared_workspace, ranks, message):
+    client = client_of(shared, "labeler")
+    token = client.post("/api/tasks/next").json()["task"]["token"]
+    body = json.dumps({"token": token, "ranks": ranks})
+    answer = client.post(
+        "/api/rankings", content=body, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 422 and message in answer.json()["detail"]
+    assert Store(shared_workspace / "feedback.db").rankings() == []
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"null", b'{"token": "a b", "ranks": {"a": 1}}'])
+def test_malformed_requests_are_refused_in_a_sentence(shared, body):
+    answer = client_of(shared, "labeler").post(
+        "/api/rankings", content=body, headers={"content-type": "application/json"}
+    )
+    assert answer.status_code == 422 and isinstance(answer.json()["detail"], str)
+
+
+def test_guidelines_ship_and_can_be_the_projects_own(app, workspace):
+    client = client_of(app, "labeler")
+    shipped = client.get("/api/guidelines").json()
+    for word in ("Harmless", "Honest", "Helpful", "Kind"):
+        assert f"<strong>{word}.</strong>" in shipped["html"]
+    (workspace / "guidelines.md").write_text(
+        "# Ours\n\n<script>alert(1)</script> [x](javascript:alert(1))"
+    )
+    own = client.get("/api/guidelines").json()["html"]
+    assert "<h1>Ours</h1>" in own and "<script" not in own and "href" not in own
+
+
+def test_openapi_describes_the_labelling_api(shared):
+    paths = client_of(shared, "labeler").get("/api/openapi.json").json()["paths"]
+    assert set(paths) == {path for _, path in ROUTES if path.startswith("/api/")} - {
+        "/api/openapi.json"
+    }
+
+
+# Reports and reviews
+
+
+def test_reports_are_shut_in_a_sandbox(shared):
+    client = client_of(shared, "reviewer")
+    answer = client.get("/reports/evaluate-1")
+    assert answer.status_code == 200 and "Toxicity fell" in answer.text
+    policy = answer.headers["content-security-policy"]
+    assert policy.startswith("sandbox;") and "allow-scripts" not in policy
+    assert "default-src 'none'" in policy
+
+
+@pytest.mark.parametrize("run_id", ["ppo-1", "nothing", "..%2f..%2fconcord.yaml", "%2e%2e"])
+def test_only_reports_of_evaluations_are_served(shared, run_id):
+    assert client_of(shared, "reviewer").get(f"/reports/{run_id}").status_code == 404
+
+
+def handler(app, page: str, name: str):
+    """A Gradio handler of a page, by its name."""
+    mount = next(r for r in app.routes if isinstance(r, Mount) and r.path == page)
+    functions = mount.app.get_blocks().fns.values()
+    return next(f.fn for f in functions if f.fn.__name__ == name)
+
+
+def gradio_request(name: str, **query: str) -> gr.Request:
+    signer = Sessions(SECRET)
+    cookies = {signer.cookie: signer.issue(name)}
+    return gr.Request(request=SimpleNamespace(cookies=cookies, query_params=query))
+
+
+def test_a_verdict_is_stored_under_the_name_of_the_session(app, store):
+    judge = handler(app, "/review", "judge")
+    judge("evaluate-1", "accept", "  Well done.\n", gradio_request("reviewer"))
+    (review,) = runs.reviews(store, "evaluate-1")
+    assert (review.reviewer, review.verdict, review.comment) == ("reviewer", "accept", "Well done.")
+
+
+@pytest.mark.parametrize(
+    ("run_id", "verdict", "comment"),
+    [
+        ("evaluate-1", None, ""),
+        ("evaluate-1", "splendid", ""),
+        ("evaluate-1", "accept", "x" * 4001),
+        ("ppo-1", "accept", ""),
+        ("nothing", "accept", ""),
+    ],
+)
+def test_a_verdict_that_makes_no_sense_is_refused(
+    shared, shared_workspace, run_id, verdict, comment
+):
+    with pytest.raises(gr.Error):
+        handler(shared, "/review", "judge")(run_id, verdict, comment, gradio_request("reviewer"))
+    assert runs.reviews(Store(shared_workspace / "feedback.db"), "evaluate-1") == []
+
+
+def test_the_runs_page_escapes_what_runs_say(shared):
+    shown = handler(shared, "/runs", "first")(gradio_request("engineer", run="reward-1"))
+    page = "".join(part for part in shown if isinstance(part, str))
+    assert "&lt;script&gt;" in page and "<script>" not in page
+
+
+def test_the_runs_page_sends_only_what_changed(app, store, workspace):
+    first, refresh = handler(app, "/runs", "first"), handler(app, "/runs", "refresh")
+    request = gradio_request("engineer", run="ppo-1")
+    chosen, seen, *_ = first(request)
+    assert chosen == "ppo-1"
+    quiet = refresh(chosen, seen, request)
+    assert all(part == gr.skip() for part in quiet[2:])
+    with (workspace / "runs/ppo-1/metrics.jsonl").open("a") as file:
+        file.write('ard": 1.0}\n')
+    moved = refresh(chosen, seen, request)
+    assert any(isinstance(part, gr.LinePlot) for part in moved[2:])
+    assert moved[2] == gr.skip(), "the list of runs has not changed"
+
+
+# Serving
+
+
+def test_a_port_in_use_is_said_before_anything_starts(workspace):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConcordError, match=f"Port {port} is already in use"):
+            serve(workspace, port=port)
+
+
+def test_a_folder_without_a_store_is_no_workspace(tmp_path):
+    with pytest.raises(StoreError, match="concord init"):
+        create_app(tmp_path)

@@ -1,0 +1,89 @@
+// What all Gradio pages share: calls to the API, and the navigation bar.
+"use strict";
+window.concord = window.concord || {};
+
+(() => {
+  const concord = window.concord;
+
+  // Build an element. Text goes in as text: nothing here ever parses markup.
+  concord.make = (tag, options = {}, ...children) => {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(options)) {
+      if (name === "text") element.textContent = value;
+      else if (name === "class") element.className = value;
+      else if (value !== undefined && value !== null && value !== false) element.setAttribute(name, value === true ? "" : value);
+    }
+    element.append(...children);
+    return element;
+  };
+
+  class ApiError extends Error {
+    constructor(status, message) {
+      super(message);
+      this.status = status; // 0: the server could not be reached
+    }
+  }
+  concord.ApiError = ApiError;
+
+  let me = null;
+  concord.me = () => (me = me || concord.get("/api/me").catch((error) => { me = null; throw error; }));
+  concord.get = (path) => call(path, {});
+  concord.post = async (path, body) => {
+    const { csrf } = await concord.me();
+    return call(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf },
+      body: JSON.stringify(body ?? {}),
+    });
+  };
+
+  async function call(path, options) {
+    let response;
+    try {
+      response = await fetch(path, { ...options, credentials: "same-origin", cache: "no-store", signal: AbortSignal.timeout(30000) });
+    } catch {
+      throw new ApiError(0, "The server cannot be reached.");
+    }
+    let body = null;
+    try { body = await response.json(); } catch { /* not JSON: a proxy's page, say */ }
+    if (!response.ok || body === null) {
+      if (response.status === 401 || response.status === 403) me = null;
+      const status = response.ok || response.status >= 500 ? 0 : response.status;
+      throw new ApiError(status, body?.detail || `The server answered ${response.status}.`);
+    }
+    return body;
+  }
+
+  concord.signInAddress = () => "/sign-in?next=" + encodeURIComponent(location.pathname + location.search);
+
+  // When the session ends, Gradio's pages go to the sign-in page. The board says so instead, and keeps the ranking.
+  if (!location.pathname.startsWith("/board")) {
+    const fetched = window.fetch;
+    window.fetch = async (...call) => {
+      const response = await fetched(...call);
+      if (response.status === 401) location.assign(concord.signInAddress());
+      return response;
+    };
+  }
+
+  concord.navigation = async (element) => {
+    const bar = element.querySelector(".c-nav");
+    const { make } = concord;
+    let who;
+    try { who = await concord.me(); } catch (error) {
+      if (error.status === 401) location.assign(concord.signInAddress());
+      return;
+    }
+    const icon = document.querySelector('link[rel="icon"][type="image/svg+xml"]');
+    const links = who.pages.map((page) =>
+      make("a", { href: page.path, text: page.title, "aria-current": location.pathname.startsWith(page.path) ? "page" : null }));
+    bar.replaceChildren(
+      make("a", { class: "brand", href: "/" }, make("img", { src: icon ? icon.getAttribute("href") : "", alt: "" }), make("span", { text: "Concord" })),
+      make("nav", { "aria-label": "Pages" }, ...(links.length > 1 ? links : [])),
+      make("div", { class: "who" },
+        make("span", {}, make("b", { text: who.name }), ` · ${who.role}`),
+        make("form", { method: "post", action: "/sign-out" },
+          make("input", { type: "hidden", name: "token", value: who.csrf }),
+          make("button", { text: "Sign out" }))));
+  };
+})();
