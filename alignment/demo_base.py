@@ -22,8 +22,6 @@ from alignment.progress import Progress, silent
 QUALITY_FILE = "quality.json"
 HELD_OUT_UTTERANCES = 500
 TOKENIZER_TEXTS = 5000
-# A model that costs this much more than the language's own entropy does not speak it: something went wrong.
-WORST_EXCESS_NATS = 4.0
 
 
 def ensure_demo_model(progress: Progress = silent, recipe: DemoRecipe | None = None) -> Path:
@@ -65,7 +63,7 @@ def _make(recipe: DemoRecipe, folder: Path, progress: Progress) -> None:
         progress=progress,
     )
     quality = held_out_quality(model, tokenizer)
-    if quality["loss"] > quality["entropy"] + WORST_EXCESS_NATS:
+    if quality["loss"] > quality["entropy"] + recipe.worst_excess:
         raise ModelError(
             f"The demo base model did not learn its language: {quality['loss']:.1f} nats per completion on held-out "
             f"prompts against an entropy of {quality['entropy']:.1f}. Run it again; if it happens again, please "

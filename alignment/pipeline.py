@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.config import Config
-from alignment.errors import InputError
+from alignment.errors import InputError, nearest
 from alignment.feedback import people, runs
 from alignment.feedback.consensus import Consensus, fit_consensus
 from alignment.feedback.courtesy import courtesy
@@ -469,13 +469,18 @@ def export(job: Job, what: str) -> dict[str, Any]:
     store = job._store("workspace")
     if job.out is None:
         raise InputError("Say which file to write: --out FILE.jsonl.")
-    rows = {
+    kinds = {
         "prompts": lambda: [p.to_json() for p in store.prompts()],
         "completions": lambda: [c.to_json() for c in store.completions().values()],
         "rankings": lambda: [r.to_json() for r in store.rankings()],
         "pairs": lambda: [p.to_json() for p in job.pairs()],
         "labelers": lambda: people.labelers(store),
-    }[what]()
+    }
+    if what not in kinds:
+        raise InputError(
+            f"There is no {what!r} to export{nearest(what, list(kinds)) or ''}. Choose {', '.join(kinds)}."
+        )
+    rows = kinds[what]()
     if job.out.exists():
         raise InputError(f"{job.out} exists already. Choose another name; nothing was overwritten.")
     write_jsonl(job.out, rows)

@@ -36,6 +36,9 @@ class DemoRecipe:
     batch_size: int = 32
     learning_rate: float = 3e-3
     seed: int = 0
+    worst_excess: float = (
+        4.0  # nats per completion above the language's entropy: more is a failed training
+    )
     version: int = 1  # raised when the code that makes the model changes what it makes
 
 

@@ -109,7 +109,7 @@ def browser():
 @pytest.fixture(scope="session")
 def desktop(browser):
     """One context for all tests on a wide screen, so that Gradio's scripts are fetched once."""
-    with browser.new_context() as context:
+    with browser.new_context(viewport={"width": 1280, "height": 1000}) as context:
         yield context
 
 

@@ -47,7 +47,6 @@ def middle(locator) -> tuple[float, float]:
 
 
 def drag(page, grip, to: tuple[float, float]) -> None:
-    grip.scroll_into_view_if_needed()
     page.mouse.move(*middle(grip))
     page.mouse.down()
     page.mouse.move(*to, steps=6)
