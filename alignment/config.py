@@ -25,7 +25,7 @@ class Section(BaseModel):
 class GenerationConfig(Section):
     """How completions are sampled from a model."""
 
-    max_new_tokens: int = Field(32, ge=1, description="longest completion, in tokens")
+    max_new_tokens: int = Field(64, ge=1, description="longest completion, in tokens")
     do_sample: bool = Field(True, description="sample (true) or decode greedily (false)")
     temperature: float = Field(1.0, gt=0, description="divides the logits before sampling")
     top_k: int = Field(0, ge=0, description="sample among the k likeliest tokens; 0 is all")
@@ -36,7 +36,7 @@ class GenerationConfig(Section):
         1.0, gt=0, description="above 1 makes repeated tokens less likely"
     )
     stop_at_eos: bool = Field(True, description="end a completion at the end-of-sequence token")
-    batch_size: int = Field(64, ge=1, description="sequences generated at once")
+    batch_size: int = Field(32, ge=1, description="sequences generated at once")
     seed: int = Field(0, ge=0, description="seed of the sampling")
 
 
@@ -113,14 +113,14 @@ class RewardTrainingConfig(LoraSection):
     """`concord train reward`: the reward model."""
 
     num_train_epochs: float = Field(2.0, gt=0, description="passes over the pairs")
-    per_device_train_batch_size: int = Field(32, ge=1, description="pairs per step and device")
+    per_device_train_batch_size: int = Field(16, ge=1, description="pairs per step and device")
     gradient_accumulation_steps: int = Field(1, ge=1, description="steps summed before each update")
-    learning_rate: float = Field(1e-3, gt=0, description="peak learning rate of AdamW")
+    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
     warmup_ratio: float = Field(
         0.05, ge=0, lt=1, description="share of the steps with rising learning rate"
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
-    max_length: int = Field(256, ge=8, description="longest prompt plus completion, in tokens")
+    max_length: int = Field(1024, ge=8, description="longest prompt plus completion, in tokens")
     held_out_fraction: float = Field(
         0.2, gt=0, lt=1, description="share of the prompts kept for accuracy"
     )
@@ -131,26 +131,26 @@ class PPOTrainingConfig(LoraSection):
     """`concord train ppo`. Names follow TRL's PPOConfig where the meaning is the same."""
 
     max_iterations: int = Field(
-        20, ge=1, description="rollouts at most; one iteration is one rollout"
+        100, ge=1, description="rollouts at most; one iteration is one rollout"
     )
     batch_size: int = Field(
         64, ge=2, description="episodes per rollout (prompts x completions per prompt)"
     )
     completions_per_prompt: int = Field(2, ge=2, description="episodes per prompt in one rollout")
-    response_length: int = Field(32, ge=1, description="longest completion, in tokens")
+    response_length: int = Field(64, ge=1, description="longest completion, in tokens")
     temperature: float = Field(
         1.0, gt=0, description="sampling temperature, also that of the log-probabilities"
     )
-    num_ppo_epochs: int = Field(2, ge=1, description="passes over each rollout")
+    num_ppo_epochs: int = Field(4, ge=1, description="passes over each rollout")
     num_mini_batches: int = Field(2, ge=1, description="updates per pass")
     per_device_train_batch_size: int = Field(
-        16, ge=1, description="episodes per forward and backward pass"
+        8, ge=1, description="episodes per forward and backward pass"
     )
     learning_rate: float = Field(
-        1e-3, gt=0, description="peak learning rate of AdamW, policy and value"
+        5e-5, gt=0, description="peak learning rate of AdamW, policy and value"
     )
     kl_coef: float = Field(
-        0.15, ge=0, description="coefficient of the token-level KL penalty in the reward"
+        0.05, ge=0, description="coefficient of the token-level KL penalty in the reward"
     )
     cliprange: float = Field(0.2, gt=0, description="clip range of the probability ratio")
     vf_coef: float = Field(0.1, ge=0, description="weight of the value loss")
@@ -237,14 +237,26 @@ def load_config(
     A key is a dotted path (`ppo.kl_coef`); inside the command of one stage, `section`, the bare name will do.
     Raises `ConfigError` naming the source, the key and the nearest known key.
     """
+    sources = [(str(path), _read_yaml(Path(path))) for path in files or []]
+    sources += [(f"--set {text}", _parse_assignment(text, section)) for text in assignments or []]
     tree: dict[str, Any] = {}
-    for path in files or []:
-        _merge(tree, _read_yaml(Path(path)))
-        _validate(tree, str(path))
-    for assignment in assignments or []:
-        _merge(tree, _parse_assignment(assignment, section))
-        _validate(tree, f"--set {assignment}")
-    return _validate(tree, "the configuration")
+    for _, part in sources:
+        _merge(tree, part)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        path = [str(part) for part in error.errors()[0]["loc"]]
+        source = next((name for name, part in reversed(sources) if _holds(part, path)), "options")
+        raise ConfigError(f"{source}: {_explain(error)}") from None
+
+
+def _holds(tree: Any, path: list[str]) -> bool:
+    """Whether the nested mapping gives a value at `path`."""
+    for part in path:
+        if not isinstance(tree, dict) or part not in tree:
+            return False
+        tree = tree[part]
+    return True
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -281,17 +293,12 @@ def _parse_assignment(assignment: str, section: str | None) -> dict[str, Any]:
 
 def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
     for key, value in other.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
+        if isinstance(value, dict):
+            if not isinstance(into.get(key), dict):
+                into[key] = {}
             _merge(into[key], value)
         else:
             into[key] = value
-
-
-def _validate(tree: dict[str, Any], source: str) -> Config:
-    try:
-        return Config.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(f"{source}: {_explain(error)}") from None
 
 
 def _explain(error: ValidationError) -> str:

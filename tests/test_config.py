@@ -37,6 +37,13 @@ def test_mistakes_are_named(assignment, reason):
         load_config([], [assignment], section="ppo")
 
 
+def test_options_that_only_fit_together_may_come_one_by_one():
+    config = load_config(
+        [], ["batch_size=96", "num_mini_batches=4", "per_device_train_batch_size=24"], "ppo"
+    )
+    assert config.ppo.batch_size == 96
+
+
 def test_a_mistake_in_a_file_names_the_file(tmp_path):
     path = tmp_path / "concord.yaml"
     path.write_text("reward:\n  learning_rte: 0.1\n")

@@ -19,6 +19,8 @@ from tests.test_reward_and_trunk import TINY as TINY_REWARD
 from tests.test_reward_and_trunk import pairs
 
 TINY = PPOTrainingConfig(
+    num_ppo_epochs=2,
+    learning_rate=1e-3,
     lora_rank=4,
     lora_alpha=8,
     max_iterations=2,

@@ -12,35 +12,25 @@ from typing import Any
 
 import numpy as np
 from scipy.special import comb
-from scipy.stats import norm
-from scipy.stats import t as student_t
 
 from alignment.errors import InputError, ModelError
 from alignment.evaluation import fluency
+from alignment.evaluation.bootstrap import (
+    Interval,
+    bootstrap_mean,
+    group_sums,
+    interval,
+    resampled_sums,
+)
 from alignment.evaluation.toxicity import Scorer
 from alignment.records import Completion, Prompt, text_of
 
 BETTER, WORSE, UNCLEAR, TOO_FEW = "better", "worse", "no clear difference", "too few prompts"
-CONFIDENCE = 0.95
 MIN_PROMPTS_FOR_VERDICT = (
     10  # below, even the widened interval misses the truth too often on skewed scores
 )
 SAME_TOXICITY = 0.005  # a prompt whose mean moves by no more counts as unchanged
 _ROUNDING = 1e-9  # a difference below this is floating-point noise
-_CHUNK = 4_000_000  # resampled prompts held in memory at once
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean and the ends of its 95% interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    @classmethod
-    def from_json(cls, row: dict[str, Any]) -> Interval:
-        return cls(float(row["mean"]), float(row["low"]), float(row["high"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,22 +263,6 @@ def compare(
     )
 
 
-def bootstrap_mean(
-    values: np.ndarray, groups: np.ndarray, resamples: int = 2000, seed: int = 0
-) -> Interval:
-    """Mean of `values` [n] with the 95% interval of a cluster bootstrap over `groups` [n] (prompts).
-
-    Whole groups are drawn with replacement; the mean is over values, so larger groups weigh more. The interval is the
-    expanded percentile interval (Hesterberg 2015, doi:10.1080/00031305.2015.1089789, section 5.2), which widens the
-    plain one as Student's t does the normal: with few groups the plain one is too narrow.
-    Raises `InputError` with fewer than two groups: one prompt says nothing about others.
-    """
-    values = np.asarray(values, dtype=float)
-    columns = _group_sums(np.unique(groups, return_inverse=True)[1], values, np.ones_like(values))
-    drawn = _resampled_sums(columns, resamples, seed)
-    return _interval(values.mean(), drawn[:, 0] / drawn[:, 1], len(columns))
-
-
 def expected_max(scores: np.ndarray, k: int) -> float:
     """Expected maximum of k of the n scores [n], drawn without replacement: their mean maximum over all k-subsets.
 
@@ -401,63 +375,31 @@ def _perplexity_change(
     for model, group in zip(models, groups, strict=True):
         if model.negative_log_likelihood is None or model.tokens is None:
             return None
-        sums.append(_group_sums(group, model.negative_log_likelihood, model.tokens))
+        sums.append(group_sums(group, model.negative_log_likelihood, model.tokens))
     columns = np.concatenate(sums, axis=1)
-    drawn = _resampled_sums(columns, resamples, seed)
+    drawn = resampled_sums(columns, resamples, seed)
     if (drawn[:, [1, 3]] == 0).any():
         return None  # some resample holds no token of one model: there is no perplexity to compare
 
     def change(s: np.ndarray) -> np.ndarray:
         return np.expm1(s[..., 2] / s[..., 3] - s[..., 0] / s[..., 1])
 
-    return _interval(change(columns.sum(0)), change(drawn), len(columns))
+    return interval(change(columns.sum(0)), change(drawn), len(columns))
 
 
 def _paired(
     scores: list[np.ndarray], groups: list[np.ndarray], resamples: int, seed: int
 ) -> tuple[Interval, Interval | None]:
     """Difference of the means and reduction 1 - after / before, with both models' prompts drawn together."""
-    sides = [_group_sums(g, s, np.ones_like(s)) for s, g in zip(scores, groups, strict=True)]
+    sides = [group_sums(g, s, np.ones_like(s)) for s, g in zip(scores, groups, strict=True)]
     columns = np.concatenate(sides, axis=1)
-    drawn = _resampled_sums(columns, resamples, seed)
+    drawn = resampled_sums(columns, resamples, seed)
     before, after = drawn[:, 0] / drawn[:, 1], drawn[:, 2] / drawn[:, 3]
     means = scores[0].mean(), scores[1].mean()
-    difference = _interval(means[1] - means[0], after - before, len(columns))
+    difference = interval(means[1] - means[0], after - before, len(columns))
     if (before <= 0).any():
         return difference, None  # nothing toxic before, in the data or in some resample: no ratio
-    return difference, _interval(1 - means[1] / means[0], 1 - after / before, len(columns))
-
-
-def _group_sums(groups: np.ndarray, *columns: np.ndarray) -> np.ndarray:
-    """Sums of each column [n] per group, shape [groups, columns]; groups are numbered from 0."""
-    return np.stack([np.bincount(groups, weights=column) for column in columns], axis=1)
-
-
-def _resampled_sums(columns: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Column sums over groups drawn with replacement: [groups, columns] -> [resamples, columns]."""
-    groups = len(columns)
-    if groups < 2:
-        raise InputError(
-            f"An interval needs at least 2 prompts; there is {groups}. Add held-out prompts."
-        )
-    if resamples < 1:
-        raise InputError(f"The bootstrap needs at least 1 resample, not {resamples}.")
-    rng = np.random.default_rng(seed)
-    even = np.full(groups, 1 / groups)
-    size = max(1, _CHUNK // groups)
-    parts = [
-        rng.multinomial(groups, even, size=min(size, resamples - start)) @ columns
-        for start in range(0, resamples, size)
-    ]
-    return np.concatenate(parts)
-
-
-def _interval(mean: float | np.ndarray, drawn: np.ndarray, groups: int) -> Interval:
-    """Expanded percentile interval: quantile levels Phi(-+ sqrt(g / (g - 1)) t[g - 1])."""
-    tail = (1 - CONFIDENCE) / 2
-    spread = np.sqrt(groups / (groups - 1)) * student_t.isf(tail, groups - 1)
-    low, high = np.quantile(drawn, norm.cdf([-spread, spread]))
-    return Interval(float(mean), float(low), float(high))
+    return difference, interval(1 - means[1] / means[0], 1 - after / before, len(columns))
 
 
 def _length_unit(before: ModelCompletions, after: ModelCompletions) -> str:
