@@ -469,7 +469,9 @@ def _rows(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool, n
     if as_json:
         typer.echo(json.dumps({name: rows}, ensure_ascii=False))
         return
-    table = Table(*columns)
+    table = Table()
+    for number, column in enumerate(columns):  # an id is there to be copied: never cut it
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in rows:
         table.add_row(*(_readable(row[column]) for column in columns))
     Console().print(table)

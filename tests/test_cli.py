@@ -218,6 +218,8 @@ def test_a_prompt_longer_than_the_window_is_refused_and_the_run_marked_failed(
         [run] = runs.runs(opened.store)
         assert (run.status, opened.store.completions()) == ("failed", {})
         assert "context window" in run.message
+    code, out, _ = concord(capsys, "runs", "list", "-w", workspace)
+    assert code == 0 and run.run_id in out, "the id can be copied whole"
 
 
 def test_a_full_disk_ends_in_a_sentence(workspace, tmp_path, monkeypatch, capsys):
