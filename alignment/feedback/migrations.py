@@ -137,7 +137,45 @@ def _m001_first(db: Database) -> None:
             )
 
 
-MIGRATIONS: list[Callable[[Database], None]] = [_m001_first]
+def _m002_known_orders(db: Database) -> None:
+    """Orders known to be true: gold set beforehand, and adjudications. Null ranks withdraw the order they supersede.
+    Rankings may say that none of the completions is acceptable."""
+    db.execute("ALTER TABLE rankings ADD COLUMN none_acceptable INTEGER NOT NULL DEFAULT 0")
+    db.table("known_orders").create(
+        {
+            "order_id": int,
+            "prompt_id": str,
+            "task_id": str,
+            "ranks": str,
+            "source": str,
+            "set_by": str,
+            "comment": str,
+            "supersedes": int,
+            "created": str,
+        },
+        pk="order_id",
+        not_null={"prompt_id", "source", "set_by", "created"},
+        foreign_keys=[
+            ("prompt_id", "prompts", "prompt_id"),
+            ("task_id", "tasks", "task_id"),
+            ("supersedes", "known_orders", "order_id"),
+        ],
+    )
+    db.table("known_orders").create_index(["supersedes"], unique=True)
+    db.table("known_orders").create_index(["prompt_id"])
+    db.create_view(
+        "standing_known_orders",
+        "SELECT * FROM known_orders AS k WHERE ranks IS NOT NULL AND NOT EXISTS "
+        "(SELECT 1 FROM known_orders AS newer WHERE newer.supersedes = k.order_id)",
+    )
+    for action in ("UPDATE", "DELETE"):
+        db.execute(
+            f"CREATE TRIGGER known_orders_no_{action.lower()} BEFORE {action} ON known_orders "
+            "BEGIN SELECT RAISE(ABORT, 'known_orders are append-only'); END"
+        )
+
+
+MIGRATIONS: list[Callable[[Database], None]] = [_m001_first, _m002_known_orders]
 
 
 def schema_version(db: Database) -> int:

@@ -288,6 +288,7 @@ def ranking_row(ranking: Ranking, *, task_id: str | None, **more: Any) -> dict[s
         "positions": None if ranking.positions is None else json.dumps(ranking.positions),
         "seconds": ranking.seconds,
         "simulated": int(ranking.simulated),
+        "none_acceptable": int(ranking.none_acceptable),
         "created": now(),
         **more,
     }
@@ -302,6 +303,7 @@ def _ranking(row: dict[str, Any]) -> Ranking:
         positions,
         row["seconds"],
         bool(row["simulated"]),
+        bool(row["none_acceptable"]),
     )
 
 
