@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sqlite_utils import Database
 
 from alignment.errors import StoreError
+from alignment.feedback import labelling_schema
 
 
 def _m001_first(db: Database) -> None:
@@ -175,7 +176,7 @@ def _m002_known_orders(db: Database) -> None:
         )
 
 
-def _m008_run_queue(db: Database) -> None:
+def _m003_run_queue(db: Database) -> None:
     """Requests behind runs, the processes that work on them, and what people noted about them."""
     db.table("run_requests").create(
         {
@@ -212,7 +213,13 @@ def _m008_run_queue(db: Database) -> None:
         )
 
 
-MIGRATIONS: list[Callable[[Database], None]] = [_m001_first, _m002_known_orders, _m008_run_queue]
+MIGRATIONS: list[Callable[[Database], None]] = [
+    _m001_first,
+    _m002_known_orders,
+    _m003_run_queue,
+    labelling_schema.labelling,
+    labelling_schema.accounts,
+]
 
 
 def schema_version(db: Database) -> int:
