@@ -33,6 +33,9 @@ class RankingTable:
     labeler: np.ndarray  # (R,) int
     ranks: np.ndarray  # (R, K) int8, 1 is best, 0 is unranked
     places: np.ndarray  # (R, K) int16, the place shown from 0, -1 is unknown
+    none_acceptable: (
+        np.ndarray
+    )  # (R,) bool: the labeler held that no completion should be given to anybody
 
     @property
     def starts(self) -> np.ndarray:
@@ -72,6 +75,7 @@ def table_of(
         labeler[order],
         ranks[order],
         places[order],
+        np.array([r.none_acceptable for r in rankings], bool)[order],
     )
 
 
@@ -139,6 +143,7 @@ def people_only(table: RankingTable) -> RankingTable:
         labeler=table.labeler[rows],
         ranks=table.ranks[rows],
         places=table.places[rows],
+        none_acceptable=table.none_acceptable[rows],
     )
 
 
