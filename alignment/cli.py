@@ -18,6 +18,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from alignment import __version__
+from alignment.cli_known_orders import known_order_commands
 from alignment.errors import ConcordError
 from alignment.progress import Progress
 
@@ -56,6 +57,9 @@ OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the re
 PromptsOption = Annotated[Path | None, typer.Option("--prompts", help="JSONL of prompts.")]
 CompletionsOption = Annotated[
     Path | None, typer.Option("--completions", help="JSONL of completions.")
+]
+GoldOption = Annotated[
+    Path | None, typer.Option("--gold", help="JSONL of known orders, which settle their prompts.")
 ]
 RankingsOption = Annotated[Path | None, typer.Option("--rankings", help="JSONL of rankings.")]
 PairsOption = Annotated[Path | None, typer.Option("--pairs", help="JSONL of preference pairs.")]
@@ -267,6 +271,7 @@ def consensus(
     rankings: RankingsOption = None,
     completions: CompletionsOption = None,
     prompts: PromptsOption = None,
+    gold: GoldOption = None,
     out: OutOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
@@ -284,6 +289,7 @@ def consensus(
         rankings=rankings,
         completions=completions,
         prompts=prompts,
+        gold=gold,
     ) as job:
         figures = pipeline.consensus(job)
     labelers = figures.pop("labelers_table")
@@ -475,6 +481,9 @@ def _rows(rows: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool, n
     for row in rows:
         table.add_row(*(_readable(row[column]) for column in columns))
     Console().print(table)
+
+
+known_order_commands(app, _job, _show, _rows)
 
 
 @app.command()

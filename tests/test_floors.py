@@ -24,6 +24,7 @@ FLOORS = {
     "alignment.demo_base": 4,
     "alignment.demo": 4,
     "alignment.cli": 5,
+    "alignment.cli_known_orders": 5,
     "ui": 5,
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}

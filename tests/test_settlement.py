@@ -12,7 +12,7 @@ from alignment.feedback import consensus as module
 from alignment.feedback.consensus import METHODS, fit_consensus, update_consensus
 from alignment.feedback.settlement import contradictory
 from alignment.records import Ranking
-from tests.test_consensus import pool, right_share, simple
+from tests.test_consensus import by_names, pool, right_share, simple
 
 
 def direction(ranks, first, second):
@@ -27,15 +27,14 @@ def test_a_known_order_settles_its_prompt_against_any_votes(seed, method, k):
     names = ids["p004"]
     chosen = [str(n) for n in rng.permutation(names)[: rng.integers(2, k + 1)]]
     known = {name: int(rng.integers(1, 4)) for name in chosen}
-    consensus = fit_consensus(rankings, ids, method=method, gold={"p004": known})
+    source = ("gold", "adjudicated")[seed % 2]
+    consensus = fit_consensus(rankings, ids, method=method, **{source: {"p004": known}})
     prompt = next(p for p in consensus.prompts if p.prompt_id == "p004")
     assert prompt.settled and consensus.summary.settled_prompts == 1
     for a, b in combinations(chosen, 2):
         assert direction(prompt.ranks, a, b) == direction(known, a, b)
     pairs = {
-        frozenset((p.preferred_id, p.other_id)): p
-        for p in consensus.pairs
-        if p.prompt_id == "p004"
+        frozenset((p.preferred_id, p.other_id)): p for p in consensus.pairs if p.prompt_id == "p004"
     }
     for a, b in combinations(chosen, 2):
         pair = pairs[frozenset((a, b))]
@@ -43,7 +42,9 @@ def test_a_known_order_settles_its_prompt_against_any_votes(seed, method, k):
         assert wanted >= 0 and (pair.confidence >= 0.99 if wanted else pair.confidence == 0.5)
         assert pair.probability >= 0.5 and sum(pair.votes.to_json().values()) == 3
     for pair in pairs.values():  # no pair goes against the ranks
-        assert pair.confidence == 0.5 or prompt.ranks[pair.preferred_id] <= prompt.ranks[pair.other_id]
+        assert (
+            pair.confidence == 0.5 or prompt.ranks[pair.preferred_id] <= prompt.ranks[pair.other_id]
+        )
     others = [p for p in consensus.prompts if p.prompt_id != "p004"]
     assert not any(p.settled for p in others)
 
@@ -69,7 +70,9 @@ def test_several_known_orders_of_one_prompt_hold_together(seed):
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.lists(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 3), min_size=2), max_size=4))
+@given(
+    st.lists(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 3), min_size=2), max_size=4)
+)
 def test_contradictory_equals_trying_every_order(orders):
     def agrees(ranks):
         return all(
@@ -91,7 +94,7 @@ def test_what_cannot_be_a_known_order_is_refused_in_a_sentence():
         ({"p001": {a: 1, "ghost": 2}}, "'ghost'"),
         ({"p001": [{a: 1, b: 2}, {b: 1, c: 2}, {c: 1, a: 2}]}, "contradict"),
         ({"p001": [{a: 1, b: 2}, {a: 1, b: 1, c: 2}]}, "contradict"),
-        ({"p001": {a: 1}}, "gold order of prompt 'p001'"),
+        ({"p001": {a: 1}}, "known order of prompt 'p001'"),
     ]
     for gold, says in cases:
         with pytest.raises(InputError, match=says):
@@ -122,7 +125,9 @@ def test_gold_on_a_few_prompts_turns_a_reversed_majority_whatever_k():
             p: {n: 1 + sorted(ids[p], key=lambda m: -utilities[m]).index(n) for n in ids[p]}
             for p in list(ids)[:40]
         }
-        assert right_share(fit_consensus(rankings, ids, method="factor", gold=gold), utilities) > 0.8
+        assert (
+            right_share(fit_consensus(rankings, ids, method="factor", gold=gold), utilities) > 0.8
+        )
 
 
 def test_none_acceptable_is_counted_and_its_order_counts_as_any_other():
@@ -169,3 +174,22 @@ def test_a_repeat_shares_the_weight_and_another_task_does_not(monkeypatch):
     assert updated.workings is not None
     assert (updated.workings.scores.weight == again.workings.scores.weight).all()
     assert updated.summary.rankings == 41
+
+
+@pytest.mark.parametrize("method", METHODS[1:])
+@pytest.mark.parametrize("k", [2, 4])
+def test_adjudications_against_a_unanimous_vote_leave_all_other_prompts_alone(method, k):
+    """Gold of a few prompts may turn everybody; adjudications are of disputed prompts and have no say on labelers."""
+    order = {name: rank for rank, name in enumerate("abcd"[:k], start=1)}
+    rankings = simple(order, prompts=12)
+    overruled = {f"p{p}": {name: k + 1 - rank for name, rank in order.items()} for p in range(6)}
+    plain = fit_consensus(rankings, method=method)
+    settled = fit_consensus(rankings, method=method, adjudicated=overruled)
+    for before, after in zip(plain.prompts, settled.prompts, strict=True):
+        assert after.ranks == overruled.get(after.prompt_id, before.ranks)
+    for before, after in zip(plain.labelers, settled.labelers, strict=True):
+        assert after.reliability == pytest.approx(before.reliability, abs=1e-6)
+    here, there = by_names(settled), by_names(plain)
+    for key in here:
+        assert key[0] in overruled or here[key] == pytest.approx(there[key], abs=1e-6)
+    assert settled.summary.message == plain.summary.message

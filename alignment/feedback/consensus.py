@@ -45,15 +45,17 @@ from alignment.feedback.factor_model import Scores, null_bound
 from alignment.feedback.flags import labeler_table
 from alignment.feedback.pair_votes import PairVotes, linked_pairs, spliced_votes, votes_of
 from alignment.feedback.ranking_table import (
+    ADJUDICATOR,
     GOLD_LABELER,
     RankingTable,
     centred_places,
     check_known,
+    known_labelers,
     normal_scores,
     people_only,
     table_of,
 )
-from alignment.feedback.settlement import Gold, gold_rankings, settle, settled_prompts
+from alignment.feedback.settlement import KnownOrders, known_rankings, settle, settled_prompts
 from alignment.feedback.table_change import with_ranking
 from alignment.records import Ranking
 
@@ -102,7 +104,8 @@ def fit_consensus(
     completion_ids: Mapping[str, Sequence[str]] | None = None,
     *,
     method: str = "auto",
-    gold: Gold | None = None,
+    gold: KnownOrders | None = None,
+    adjudicated: KnownOrders | None = None,
     duplicates: Literal["count", "once"] = "count",
     seed: int = 0,
 ) -> Consensus:
@@ -110,7 +113,7 @@ def fit_consensus(
 
     `completion_ids`: prompt id -> its completions; where given, rankings of others are refused. `gold`: prompt id ->
     completion id -> rank (or several such orders, of different completions), orders known to be true, which anchor
-    signs and reliabilities and settle their prompts.
+    signs and reliabilities and settle their prompts. `adjudicated`: likewise, but they settle their prompts only.
     `duplicates`: "once" lets labelers who gave exactly the same answers to the same prompts count as one. Several
     rankings of the same completions by one labeler share the weight of one. `seed`: of the bootstrap interval.
     Rankings that hold no information give a consensus whose summary says so.
@@ -130,7 +133,8 @@ def fit_consensus(
         rankings, copies = split_copies(rankings)
     if completion_ids is not None:
         check_known(rankings, completion_ids)
-    table = table_of([*rankings, *gold_rankings(rankings, gold or {}, completion_ids)])
+    known = known_rankings(rankings, gold or {}, adjudicated or {}, completion_ids)
+    table = table_of([*rankings, *known])
     return consensus_of(table, method, copies=copies, seed=seed)
 
 
@@ -174,26 +178,24 @@ def scores_of(table: RankingTable) -> Scores:
         rows = np.stack([table.prompt, table.labeler, subset], axis=1)
         _, group, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
         repeats = counts[group].astype(float)
+    # An adjudication settles its prompt afterwards and is no evidence here.
+    heard = np.array([name != ADJUDICATOR for name in table.labeler_ids])[table.labeler]
     return Scores(
         table.prompt,
         table.labeler,
-        normal_scores(table.ranks),
+        normal_scores(table.ranks) * heard[:, None],
         centred_places(table.places, table.ranks),
         table.ranks > 0,
-        1 / repeats,
+        heard / repeats,
         len(table.labeler_ids),
-        _anchored(table),
+        known_labelers(table),
     )
-
-
-def _anchored(table: RankingTable) -> np.ndarray:
-    return np.array([name == GOLD_LABELER for name in table.labeler_ids])
 
 
 def _coin(
     table: RankingTable, scores: Scores, votes: PairVotes, before: OneCoinFit | None
 ) -> OneCoinFit:
-    return fit_one_coin(votes, table.prompt, table.labeler, scores.weight, _anchored(table), before)
+    return fit_one_coin(votes, table.prompt, table.labeler, scores.weight, scores.anchored, before)
 
 
 def update_consensus(
@@ -229,7 +231,7 @@ def update_consensus(
         ranked=table.ranks > 0,
         weight=change.spliced(before.scores.weight, fresh.weight),
         labelers=len(table.labeler_ids),
-        anchored=_anchored(table),
+        anchored=known_labelers(table),
     )
     same_width = change.part.ranks.shape[1] == table.ranks.shape[1] == before.table.ranks.shape[1]
     if same_width:
@@ -289,7 +291,7 @@ def _report(method: str, w: Workings) -> Consensus:
     evidence = Evidence(
         w.factor.bound - null_bound(layout),
         agreement.beyond_chance(w.scores.z, layout.degrees, layout.starts),
-        bool(w.scores.anchored.any()),
+        GOLD_LABELER in w.table.labeler_ids,
     )
     pairs = pair_records(human, votes, orders, linked)
     settled = settled_prompts(w.table)

@@ -1,4 +1,8 @@
-"""Known orders in a consensus: they enter the fit as rankings of a labeler who is always right, and settle prompts.
+"""Known orders in a consensus: gold, which anchors the labelers, and adjudications. Both settle their prompts.
+
+Gold enters the fit as rankings of a labeler who is always right. An adjudication does not: experts are asked about
+disputed prompts, which are no fair sample of anybody's work, and a few of them against a unanimous vote could turn
+the sign of all labelers.
 
 Whatever the method and the votes say, completions that a known order ranks stand in that order, level where it puts
 them level. Several known orders of one prompt, of different completions, go together as long as they do not
@@ -18,38 +22,57 @@ from alignment.errors import InputError
 from alignment.feedback.consensus_orders import Orders
 from alignment.feedback.dawid_skene import GOLD_ACCURACY
 from alignment.feedback.pair_votes import PairVotes
-from alignment.feedback.ranking_table import GOLD_LABELER, RankingTable, normal_scores
+from alignment.feedback.ranking_table import (
+    ADJUDICATOR,
+    GOLD_LABELER,
+    RankingTable,
+    known_labelers,
+    normal_scores,
+)
 from alignment.records import Ranking, check_ranks
 
 Ranks = Mapping[str, int]
-Gold = Mapping[str, Ranks | Sequence[Ranks]]  # prompt id -> its known order, or several of them
+KnownOrders = Mapping[str, Ranks | Sequence[Ranks]]  # prompt id -> its known order, or several
 
 DECISIVE = 1e9  # trust in a known order, beside at most 1 in a person
 
 
-def gold_rankings(
+def known_rankings(
     rankings: Iterable[Ranking],
-    gold: Gold,
+    gold: KnownOrders,
+    adjudicated: KnownOrders,
     completion_ids: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Ranking]:
-    """Known orders as rankings of GOLD_LABELER, for the prompts that somebody ranked.
+    """Known orders as rankings of GOLD_LABELER and ADJUDICATOR, for the prompts that somebody ranked.
 
     Raises `InputError` where an order is no ranking, names a completion that its prompt does not have, or contradicts
     another order of the same prompt.
     """
     ranked = {ranking.prompt_id for ranking in rankings}
     result = []
-    for prompt_id in sorted(ranked & gold.keys()):
-        given = gold[prompt_id]
-        orders = [given] if isinstance(given, Mapping) else list(given)
+    for prompt_id in sorted(ranked & (gold.keys() | adjudicated.keys())):
+        by_source = {
+            GOLD_LABELER: _listed(gold, prompt_id),
+            ADJUDICATOR: _listed(adjudicated, prompt_id),
+        }
+        orders = [order for given in by_source.values() for order in given]
         for order in orders:
             _check(prompt_id, order, completion_ids)
-            result.append(Ranking(prompt_id, GOLD_LABELER, dict(order)))
         if contradictory(orders):
             raise InputError(
                 f"The known orders of prompt {prompt_id!r} contradict each other. Withdraw those that are wrong."
             )
+        result += [
+            Ranking(prompt_id, source, dict(order))
+            for source, given in by_source.items()
+            for order in given
+        ]
     return result
+
+
+def _listed(known: KnownOrders, prompt_id: str) -> list[Ranks]:
+    given = known.get(prompt_id, [])
+    return [given] if isinstance(given, Mapping) else list(given)
 
 
 def _check(
@@ -59,12 +82,12 @@ def _check(
         check_ranks(dict(order))
     except InputError as error:
         raise InputError(
-            f"The gold order of prompt {prompt_id!r} cannot be used: {error}"
+            f"The known order of prompt {prompt_id!r} cannot be used: {error}"
         ) from None
     unknown = set() if completion_ids is None else order.keys() - set(completion_ids[prompt_id])
     if unknown:
         raise InputError(
-            f"The gold order of prompt {prompt_id!r} names completions that this prompt does not have: "
+            f"The known order of prompt {prompt_id!r} names completions that this prompt does not have: "
             f"{', '.join(map(repr, sorted(unknown)))}. Correct their ids, or import them first."
         )
 
@@ -98,14 +121,8 @@ def contradictory(orders: Sequence[Ranks]) -> bool:
 def settled_prompts(table: RankingTable) -> np.ndarray:
     """(P,) bool: the prompt has a known order."""
     settled = np.zeros(len(table.prompt_ids), bool)
-    settled[table.prompt[_gold_rows(table)]] = True
+    settled[table.prompt[known_labelers(table)[table.labeler]]] = True
     return settled
-
-
-def _gold_rows(table: RankingTable) -> np.ndarray:
-    if GOLD_LABELER not in table.labeler_ids:
-        return np.zeros(0, np.intp)
-    return np.flatnonzero(table.labeler == table.labeler_ids.index(GOLD_LABELER))
 
 
 def settle(orders: Orders, table: RankingTable, votes: PairVotes) -> Orders:
@@ -116,7 +133,8 @@ def settle(orders: Orders, table: RankingTable, votes: PairVotes) -> Orders:
     not; a pair that it puts level is level. A pair that it does not rank and that then goes against the scores is as
     good as level.
     """
-    rows = _gold_rows(table)
+    anchors = known_labelers(table)
+    rows = np.flatnonzero(anchors[table.labeler])
     if not len(rows):
         return orders
     score = _settled_scores(orders.score, table, rows)
@@ -137,13 +155,12 @@ def settle(orders: Orders, table: RankingTable, votes: PairVotes) -> Orders:
         likely[prompt, pair] = 0.5 + vote * np.abs(likely[prompt, pair] - 0.5)
         return likely
 
-    trust = orders.trust.copy()
-    trust[table.labeler_ids.index(GOLD_LABELER)] = DECISIVE
+    trust = np.where(anchors, DECISIVE, orders.trust)
     return replace(orders, score=score, confidence=confidence, probability=probability, trust=trust)
 
 
 def _settled_scores(score: np.ndarray, table: RankingTable, rows: np.ndarray) -> np.ndarray:
-    """(P, K) the scores with those of the gold `rows` in the known order."""
+    """(P, K) the scores with those of the `rows` of known orders in the known order."""
     score = score.copy()
     prompt, ranks = table.prompt[rows], table.ranks[rows]
     inside = ranks > 0
