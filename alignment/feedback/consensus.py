@@ -7,6 +7,7 @@ position bias apart. docs/concepts/consensus.md explains the model.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -88,6 +89,18 @@ class Consensus:
     labelers: list[LabelerReliability]
     summary: ConsensusSummary
     workings: Workings | None = field(default=None, repr=False, compare=False)
+    ranks: np.ndarray | None = field(
+        default=None, repr=False, compare=False
+    )  # (P, K), 0 is unranked
+    votes: PairVotes | None = field(default=None, repr=False, compare=False)  # people's
+
+    def prompt(self, prompt_id: str) -> PromptConsensus | None:
+        """The consensus on one prompt; None where nobody ranked it."""
+        if self.workings is None:
+            return next((p for p in self.prompts if p.prompt_id == prompt_id), None)
+        known = self.workings.table.prompt_ids
+        place = bisect_left(known, prompt_id)
+        return self.prompts[place] if known[place : place + 1] == [prompt_id] else None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -305,7 +318,7 @@ def _report(method: str, w: Workings) -> Consensus:
         )
         flagged = sum(row.flagged for row in labelers)
         summary = replace(summary, labelers=len(labelers), flagged_labelers=flagged)
-    return Consensus(method, pairs, prompts, labelers, summary, w)
+    return Consensus(method, pairs, prompts, labelers, summary, w, ranks, votes)
 
 
 def copied_rows(
