@@ -40,10 +40,10 @@ class LabelerQuality:
     """One labeler. A figure is None where there is nothing to tell it from; `undefined` then says why.
 
     `gold_pass`: share of gold tasks answered right. `self_consistency`: share of pairs that a repeat orders like the
-    first answer; chance gives a half. `seconds`: median time of an answer. `too_fast`: share of answers below the limit.
+    first answer; chance gives a half. `seconds`: median time of an answer. `too_fast`: share of them below the limit.
     `position_bias`, `length_bias`: of the ordered pairs, the surplus of those where what was shown first (what is
     longer) is ranked better, in [-1, 1]; 0 is none. Longer completions may be better ones: compare labelers with each
-    other. `consensus_agreement`: share of pairs ordered like the latest consensus, in which their own votes count too.
+    other. `consensus_agreement`: share of pairs ordered like the latest consensus, in which own votes count too.
     """
 
     labeler_id: str
