@@ -24,8 +24,6 @@ from alignment.progress import Progress, silent
 from alignment.records import Completion, PreferencePair, Prompt, Ranking
 from alignment.workspace import Workspace, recorded_run
 
-OVERLAP = 3
-
 
 @dataclass(frozen=True)
 class Job:
@@ -188,7 +186,9 @@ def sample(job: Job) -> dict[str, Any]:
         write_jsonl(run.folder / "completions.jsonl", [c.to_json() for c in completions])
         if job.workspace is not None:
             job.workspace.store.add_prompts(prompts)
-            job.workspace.store.add_tasks(completions, OVERLAP, run_id=run.run_id)
+            job.workspace.store.add_tasks(
+                completions, job.config.labelling.overlap, run_id=run.run_id
+            )
         repeated = sum(len(group) - len({g.text for g in group}) for group in drawn)
         run.metrics = {
             "prompts": len(prompts),

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sqlite_utils import Database
 
 from alignment.errors import StoreError
+from alignment.feedback import labelling_schema
 
 
 def _m001_first(db: Database) -> None:
@@ -175,7 +176,12 @@ def _m002_known_orders(db: Database) -> None:
         )
 
 
-MIGRATIONS: list[Callable[[Database], None]] = [_m001_first, _m002_known_orders]
+MIGRATIONS: list[Callable[[Database], None]] = [
+    _m001_first,
+    _m002_known_orders,
+    labelling_schema.labelling,
+    labelling_schema.accounts,
+]
 
 
 def schema_version(db: Database) -> int:
