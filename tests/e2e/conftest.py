@@ -90,9 +90,10 @@ class Server:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     workspace = make_workspace(tmp_path_factory.mktemp("e2e") / "workspace", [], {})
-    with (workspace / "concord.yaml").open("a") as file:
-        # No gold or repeat task comes between what a test has set up.
-        file.write("labelling: {practice_tasks: 2, gold_rate: 0, repeat_rate: 0}\n")
+    # No gold or repeat task comes between what a test has set up.
+    (workspace / "concord.yaml").write_text(
+        "base_model: demo\nlabelling: {practice_tasks: 2, gold_rate: 0, repeat_rate: 0}\n"
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
