@@ -20,6 +20,7 @@ from alignment.records import Completion, Prompt
 from tests.e2e.workspace import make_workspace
 
 START_SECONDS = 60
+expect.set_options(timeout=15_000)  # a busy machine is no failure
 TEXTS = ("You are welcome.", "No.", "Of course, with pleasure!", "Go away.")
 _SERVE = (
     "import sys; from pathlib import Path; from ui.app import serve; "

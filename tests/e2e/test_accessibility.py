@@ -58,8 +58,8 @@ def test_every_control_is_named_and_reached_by_tab(server, board):
         page.keyboard.press("Tab")
         name = page.evaluate(
             "() => { const e = document.activeElement; return e === document.body ? '' : "
-            "(e.getAttribute('aria-label') || e.labels?.[0]?.textContent || e.textContent || '').trim().slice(0, 60) || "
-            "`unnamed ${e.outerHTML.slice(0, 80)}` }"
+            "(e.getAttribute('aria-label') || e.labels?.[0]?.textContent || e.textContent || '').trim().slice(0, 60) "
+            "|| `unnamed ${e.outerHTML.slice(0, 80)}` }"
         )
         names.append(name)
         if name.startswith("Submit"):

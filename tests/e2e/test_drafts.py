@@ -1,4 +1,4 @@
-"""Drafts, lost connections, restarts, second tabs and second devices: nothing is lost and nothing contradicts itself."""
+"""Drafts, lost connections, restarts, second tabs and devices: nothing is lost and nothing contradicts itself."""
 
 import json
 

@@ -135,9 +135,9 @@ def test_two_labelers_race_for_the_last_place(server, board, open_page):
     """Both have the task open, one after her time had run out; the place goes to who submits first."""
     page = board(viewport={"width": 1280, "height": 1000})
     ids = shown_ids(page)
-    task_id = server.store.rows(
-        "SELECT task_id FROM leases WHERE labeler_id = ?", [page.labeler]
-    )[0]["task_id"]
+    task_id = server.store.rows("SELECT task_id FROM leases WHERE labeler_id = ?", [page.labeler])[
+        0
+    ]["task_id"]
     with server.store.writing() as db:
         db.execute("UPDATE tasks SET overlap = 1 WHERE task_id = ?", [task_id])
         db.execute("UPDATE leases SET expires = 0 WHERE labeler_id = ?", [page.labeler])

@@ -156,7 +156,9 @@ def test_flags_rationale_and_confidence_go_with_the_answer(server, board):
     page = board()
     a, b, *_ = shown_ids(page)
     press(page, "ArrowRight", "f", "2", "5", "Enter")  # B: hateful, personal data
-    expect(page.locator(f'.b-card[data-id="{b}"] .b-flagged')).to_have_text("Hateful, Personal data")
+    expect(page.locator(f'.b-card[data-id="{b}"] .b-flagged')).to_have_text(
+        "Hateful, Personal data"
+    )
     page.locator(".b-confidence").get_by_text("4").click()
     press(page, "w")
     page.keyboard.type("1 insults; g and u are no keys here")

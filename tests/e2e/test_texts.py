@@ -1,4 +1,4 @@
-"""What is shown of prompts and completions: text, whatever it contains; and readable, whatever its script and length."""
+"""What is shown of prompts and completions: text, whatever it holds, and readable in any script and length."""
 
 import pytest
 from playwright.sync_api import expect
@@ -35,7 +35,12 @@ def test_hostile_texts_are_shown_as_text(server, board):
 
 
 def test_control_characters_are_seen(board):
-    texts = ("bell\x07 escape\x1b[31m", "left \u202eto right\u202c", "zero\x00byte", "fine\r\n\tsecond line")
+    texts = (
+        "bell\x07 escape\x1b[31m",
+        "left \u202eto right\u202c",
+        "zero\x00byte",
+        "fine\r\n\tsecond line",
+    )
     page = board(texts)
     expect(text(page, 0)).to_have_text("bellBEL escapeESC[31m")
     assert text(page, 1).text_content() == "left U+202Eto rightU+202C"
@@ -65,7 +70,7 @@ def test_markdown_is_built_without_markup(board):
     prompt = "# Sort\n\nUse **`sorted`**.\n\n- one\n- two"
     answer = (
         "## Steps\n\n1. *first*\n2. second\n\n```python\nprint('<b>')\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n"
-        "[here](https://example.org/x) ![picture](https://example.org/y.png) <b>bold</b> <script>window.hacked=1</script>"
+        "[here](https://example.org/x) ![picture](https://example.org/y) <b>bold</b> <script>window.hacked=1</script>"
         "\n\n[bad](javascript:window.hacked=2)"
     )
     page = board((answer, "Plain."), prompt=prompt)
@@ -75,7 +80,9 @@ def test_markdown_is_built_without_markup(board):
     expect(text(page, 0).locator("pre")).to_have_text("print('<b>')")
     expect(text(page, 0).locator("td")).to_have_text(["1", "2"])
     expect(text(page, 0)).to_contain_text("here (https://example.org/x)")
-    expect(text(page, 0)).to_contain_text("[image: picture] (https://example.org/y.png) <b>bold</b> <script>")
+    expect(text(page, 0)).to_contain_text(
+        "[image: picture] (https://example.org/y) <b>bold</b> <script>"
+    )
     assert page.locator(".b-card .b-text").locator("a, img, script, b").count() == 0
     assert page.evaluate("window.hacked") is None  # and no request left: the fixture looks
 
