@@ -107,7 +107,7 @@ def test_a_second_answer_to_the_same_task_is_refused_aloud(server, board):
     press(page, "1", "2", "3", "4")
     submitted(page)
     press(tab, "4", "3", "2", "1", "Enter")
-    expect(tab.locator(".b-notice")).to_contain_text("no longer open")
+    expect(tab.locator(".b-notice")).to_contain_text("already answered")
     (ranking,) = server.rankings(page.labeler)
     assert ranking.ranks == dict(zip(ids, (1, 2, 3, 4), strict=True))
 

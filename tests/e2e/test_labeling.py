@@ -6,7 +6,7 @@ import time
 import pytest
 from playwright.sync_api import expect
 
-from alignment.feedback import standing
+from alignment.feedback import credentials, standing
 from tests.e2e.conftest import press, shown_ids, state, submitted, toast
 
 pytestmark = pytest.mark.browser
@@ -204,16 +204,16 @@ def tired(route) -> None:
     route.fulfill(response=response, json=body)
 
 
-def test_the_first_task_is_there_within_30_seconds_of_opening_the_link(server, browser):
-    server.task("arrival")
-    password = server.account("newcomer")
+def test_from_the_invitation_to_the_first_task_in_30_seconds(server, browser):
+    secret = credentials.invite(server.store, "labeler", "admin", 7)
     with browser.new_context() as context:  # nothing cached
         page = context.new_page()
         started = time.monotonic()
-        page.goto(server.url)
+        page.goto(f"{server.url}/invite/{secret}")
         page.get_by_label("Name").fill("newcomer")
-        page.get_by_label("Password").fill(password)
-        page.get_by_role("button", name="Sign in").click()
+        page.get_by_label("Password (").fill("a password of hers")
+        page.get_by_label("The password again").fill("a password of hers")
+        page.get_by_role("button", name="Begin").click()
         expect(page.locator(".b-card.current")).to_be_focused(timeout=30_000)
         seconds = time.monotonic() - started
     assert seconds < 30

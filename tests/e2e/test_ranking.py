@@ -159,7 +159,7 @@ def test_flags_rationale_and_confidence_go_with_the_answer(server, board):
     expect(page.locator(f'.b-card[data-id="{b}"] .b-flagged')).to_have_text(
         "Hateful, Personal data"
     )
-    page.locator(".b-confidence").get_by_text("4").click()
+    page.get_by_role("radio", name="4").check()
     press(page, "w")
     page.keyboard.type("1 insults; g and u are no keys here")
     press(page, "Escape", "ArrowLeft", "1", "4", "2", "3")
