@@ -28,6 +28,8 @@ from ui.api_models import (
     Problem,
     ShownPreferences,
 )
+from ui.api_people import people_routes
+from ui.api_tokens import token_routes
 from ui.callers import CSRF, Caller
 from ui.desk import Desk
 from ui.guard import PATHS
@@ -45,6 +47,8 @@ def api_routes(desk: Desk) -> APIRouter:
     router = APIRouter(prefix="/api", responses=REFUSALS)
     router.include_router(own_routes(desk))
     router.include_router(labelling_routes(desk))
+    router.include_router(token_routes(desk.store))
+    router.include_router(people_routes(desk))
     return router
 
 

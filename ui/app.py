@@ -32,7 +32,7 @@ from ui.review_page import review_page
 from ui.runs_page import runs_page
 from ui.sessions import Sessions, workspace_secret
 from ui.shell import ASSETS, asset_url
-from ui.sign_in import sign_in_routes
+from ui.sign_in import door_routes
 
 
 def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
@@ -53,7 +53,7 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     )
     app.add_middleware(Guard, store=store, sessions=sessions)
     add_error_handlers(app)
-    app.include_router(sign_in_routes(store, sessions))
+    app.include_router(door_routes(store, sessions))
     app.include_router(api_routes(desk))
     app.include_router(report_routes(store, workspace))
     app.mount("/assets", StaticFiles(directory=ASSETS), name="assets")
