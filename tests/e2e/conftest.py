@@ -1,5 +1,6 @@
 """A served instance and a real Chromium."""
 
+import itertools
 import os
 import shutil
 import socket
@@ -22,6 +23,7 @@ from tests.e2e.workspace import make_workspace
 START_SECONDS = 60
 expect.set_options(timeout=15_000)  # a busy machine is no failure
 TEXTS = ("You are welcome.", "No.", "Of course, with pleasure!", "Go away.")
+_NUMBERS = itertools.count(1)
 _SERVE = (
     "import sys; from pathlib import Path; from ui.app import serve; "
     "serve(Path(sys.argv[1]), port=int(sys.argv[2]))"
@@ -188,12 +190,11 @@ def open_page(server, browser, desktop):
 
 
 @pytest.fixture
-def board(server, open_page, request):
+def board(server, open_page):
     """`board(texts)`: a page with a fresh labeler in front of a fresh task; its `labeler` is the account's name."""
-    counter = iter(range(9))
 
     def open_(texts=TEXTS, prompt="Thank you!", **options):
-        name = f"{request.node.originalname}-{next(counter)}"[-60:]
+        name = f"labeler-{next(_NUMBERS)}"
         server.task(name, texts, prompt)
         password = server.account(name)
         page = open_page(name, password, **options)

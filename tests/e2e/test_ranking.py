@@ -204,12 +204,7 @@ def test_help_guidelines_and_the_end_of_the_queue(server, board):
     expect(page.locator(".b-panel")).to_contain_text("Harmless")
     press(page, "g")
     expect(page.locator(".b-panel")).to_be_hidden()
-    while page.locator(".b-work").is_visible():
-        before = shown_ids(page)
-        press(page, *(str(number) for number in range(1, len(before) + 1)), "Enter")
-        page.wait_for_function(
-            "before => document.querySelector('.b').dataset.state === 'done' || "
-            "document.querySelector('.b-card').dataset.id !== before",
-            arg=before[0],
-        )
+    with server.store.writing() as db:  # nothing else is left of what other tests have set up
+        db.execute("UPDATE tasks SET closed = 1 WHERE prompt_id != ?", [page.labeler])
+    press(page, "1", "2", "3", "4", "Enter")
     expect(page.get_by_role("heading", name="All done. Thank you!")).to_be_visible()

@@ -41,7 +41,7 @@ window.concord.boardCards = (board) => {
     const flag = make("button", { type: "button", class: "b-flag", "data-flag": id, "aria-label": `Flag ${name} as harmful`, title: "Flag as harmful" });
     flag.append(flagIcon());
     const flagged = make("p", { class: "b-flagged", hidden: true });
-    const card = make("article", { class: "b-card", role: "group", tabindex: "-1", "data-id": id },
+    const card = make("article", { class: "b-card", role: "group", tabindex: "0", "data-id": id },
       make("div", { class: "b-head" },
         make("span", { class: "b-letter", text: name, title: "Drag to a place", "aria-hidden": "true" }),
         state,
@@ -107,7 +107,6 @@ window.concord.boardCards = (board) => {
       each.card.classList.toggle("ranked", at !== undefined);
       each.card.classList.toggle("current", id === board.current);
       each.card.classList.toggle("veiled", veiled);
-      each.card.tabIndex = id === board.current ? 0 : -1;
       each.card.setAttribute("aria-label", `Completion ${name}, ${words}${named ? `, flagged: ${named}` : ""}${veiled ? ", veiled: it may be toxic" : ""}`);
       each.shown.inert = veiled;
       if (veiled) each.card.removeAttribute("aria-describedby"); else each.card.setAttribute("aria-describedby", each.shown.id);
