@@ -109,7 +109,8 @@ window.concord.boardCards = (board) => {
       each.card.classList.toggle("veiled", veiled);
       each.card.setAttribute("aria-label", `Completion ${name}, ${words}${named ? `, flagged: ${named}` : ""}${veiled ? ", veiled: it may be toxic" : ""}`);
       each.shown.inert = veiled;
-      if (veiled) each.card.removeAttribute("aria-describedby"); else each.card.setAttribute("aria-describedby", each.shown.id);
+      // A screen reader reads a short text with its card; a long or veiled one only when it is gone to.
+      if (veiled || text.isLong(each.completion.text)) each.card.removeAttribute("aria-describedby"); else each.card.setAttribute("aria-describedby", each.shown.id);
       each.veil.hidden = !veiled;
       each.state.textContent = words;
       each.flag.setAttribute("aria-pressed", String(harms.length > 0));

@@ -6,23 +6,30 @@ window.concord.boardGuide = (board) => {
   const { part, root } = board;
   const wide = window.matchMedia("(min-width: 90rem)");
   const HIDDEN = "concord-guidelines-hidden", READ = "concord-guidelines-read";
-  let guide = null;
+  const FRESH_MILLISECONDS = 60000;
+  let guide = null, loaded = 0;
 
   async function load() {
+    loaded = Date.now();
     try {
-      guide = await window.concord.get("/api/guidelines");
+      const newest = await window.concord.get("/api/guidelines");
+      if (newest.version === guide?.version) return;
+      guide = newest;
       // The project's own guidelines, made on the server from Markdown with raw HTML shown as text.
       for (const name of ["panel-text", "guidelines-text"]) part(name).innerHTML = guide.html;
     } catch (error) {
-      for (const name of ["panel-text", "guidelines-text"]) part(name).textContent = error.message;
+      if (guide === null) for (const name of ["panel-text", "guidelines-text"]) part(name).textContent = error.message;
+      return;
     }
     news();
     arrange();
   }
 
-  // A dot where the guidelines are another version than the one last seen in this browser.
+  // Guidelines may change while people work: an answer is stored under the newest version, so that is what is shown.
+  const keepFresh = () => { if (Date.now() - loaded > FRESH_MILLISECONDS) load(); };
+
+  // A mark where the guidelines are another version than the one last seen in this browser.
   function news() {
-    if (guide === null) return;
     const seen = read(READ);
     root.classList.toggle("guide-news", seen !== null && seen !== String(guide.version));
     if (seen === null || isShown()) write(READ, String(guide.version));
@@ -82,5 +89,5 @@ window.concord.boardGuide = (board) => {
     });
   }
 
-  return { load, toggle, settings };
+  return { keepFresh, toggle, settings };
 };

@@ -136,6 +136,7 @@ window.concord.boardSending = (board) => {
   }
 
   async function look() {
+    if (document.hidden && board.task) board.drafts.flush(); // perhaps the page is being closed
     if (document.hidden || board.busy || !["work", "done"].includes(board.root.dataset.state)) return;
     await refresh();
   }

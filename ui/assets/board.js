@@ -31,6 +31,7 @@ window.concord.board = async (element) => {
   };
 
   board.take = (next) => {
+    board.guide.keepFresh();
     board.pace.show(next.progress);
     practice = next.practice;
     if (next.task) board.open(next.task); else board.finish(next);
@@ -166,7 +167,6 @@ window.concord.board = async (element) => {
     }
     board.follow(board.me.name);
     showMessage(board.me);
-    board.guide.load();
     if (await board.sendKept()) await board.load();
   }
 

@@ -39,6 +39,7 @@ window.concord = window.concord || {};
       method,
       headers: { "Content-Type": "application/json", "X-CSRF-Token": token },
       body: JSON.stringify(body ?? {}),
+      keepalive: true, // a last change is sent though the page is being closed
     });
     try {
       return await request(csrf);
