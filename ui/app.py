@@ -51,6 +51,7 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url="/api/openapi.json",
     )
+    app.state.desk = desk
     app.add_middleware(Guard, store=store, sessions=sessions)
     add_error_handlers(app)
     app.include_router(door_routes(store, sessions))
@@ -104,6 +105,7 @@ def _mount(app: FastAPI, path: str, blocks: gr.Blocks, store: Store, sessions: S
 def serve(workspace: Path, *, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serve the workspace until interrupted. Raises `ConcordError` where the port is taken."""
     app = create_app(workspace)
+    app.state.desk.toxicity.start()
     with _listen(host, port) as listening:
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
         uvicorn.Server(config).run(sockets=[listening])

@@ -144,7 +144,9 @@ class Guard:
             session, cookie = None, None
             who = await run_in_threadpool(token_account, self.store, token)
         else:
-            who = await run_in_threadpool(session_account, self.store, session)
+            who = session_account(
+                self.store, session
+            )  # one indexed read, which waits for no writer
         renewed = self.sessions.renew(cookie) if who is not None and cookie else None
         state = {"account": who, "session": session if who else None, "api_token": token}
         scope.setdefault("state", {}).update(state)
