@@ -49,5 +49,8 @@ bench-consensus: $(VENV)/.bench ## consensus against what a user could install i
 bench-demo: $(VENV)/.installed ## the figures of the demo for three seeds
 	$(BIN)/python -m benchmarks.demo
 
+bench-reward: $(VENV)/.installed ## the reward trainer against TRL's own on the same pairs
+	$(BIN)/python -m benchmarks.reward
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info

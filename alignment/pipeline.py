@@ -16,12 +16,20 @@ from alignment.errors import InputError, nearest
 from alignment.feedback import people, runs
 from alignment.feedback.consensus import Consensus, fit_consensus
 from alignment.feedback.courtesy import courtesy
+from alignment.feedback.labeler_votes import labeler_evidence
 from alignment.feedback.pairs import preference_pairs, split_by_prompt
 from alignment.feedback.people import Labeler
 from alignment.feedback.simulation import simulate_rankings
 from alignment.files import read_json, read_jsonl, write_json, write_jsonl
 from alignment.progress import Progress, silent
-from alignment.records import Completion, PreferencePair, Prompt, Ranking
+from alignment.records import (
+    Completion,
+    LabelerEvidence,
+    PreferencePair,
+    Prompt,
+    PromptText,
+    Ranking,
+)
 from alignment.workspace import Workspace, recorded_run
 
 OVERLAP = 3
@@ -278,7 +286,15 @@ def train_reward(job: Job) -> dict[str, Any]:
     summary = job.latest_metrics("consensus") if job.file("pairs") is None else {}
     with job.run("reward", config, {"model": base, "pairs": len(pairs)}) as run:
         result = reward.train_reward(
-            base, tokenizer, train, held_out, config, run.folder, job.progress
+            base,
+            tokenizer,
+            train,
+            held_out,
+            config,
+            run.folder,
+            job.progress,
+            evidence=_labeler_evidence(job, {pair.prompt_id for pair in held_out}),
+            tasks=_task_texts(job),
         )
         run.metrics = {
             **result.to_json(),
@@ -286,6 +302,31 @@ def train_reward(job: Job) -> dict[str, Any]:
             "trusted_labeler_agreement": summary.get("trusted_agreement_with_consensus"),
         }
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
+
+
+def _labeler_evidence(job: Job, prompt_ids: set[str]) -> LabelerEvidence | None:
+    """What the labelers did on these prompts, where the pairs come from the workspace's consensus."""
+    run = _latest_of(job, "consensus") if job.file("pairs") is None else None
+    if run is None or run.folder is None:
+        return None
+    labelers = read_json(Path(run.folder) / "labelers.json")
+    consensus = job.config.consensus
+    return labeler_evidence(
+        job.rankings(consensus.labelers), labelers, prompt_ids, consensus.method
+    )
+
+
+def _task_texts(job: Job) -> dict[str, tuple[PromptText, list[str]]]:
+    """Prompt id -> prompt and completions of each task of the workspace, for the order in which they are asked."""
+    if job.workspace is None:
+        return {}
+    store = job.workspace.store
+    prompts = {prompt.prompt_id: prompt.prompt for prompt in store.prompts()}
+    texts = {name: completion.text for name, completion in store.completions().items()}
+    return {
+        task.prompt_id: (prompts[task.prompt_id], [texts[name] for name in task.completion_ids])
+        for task in store.tasks()
+    }
 
 
 def train_ppo(job: Job) -> dict[str, Any]:
