@@ -324,6 +324,7 @@ def train_reward(job: Job) -> dict[str, Any]:
             job.progress,
             evidence=_labeler_evidence(job, {pair.prompt_id for pair in held_out}),
             tasks=_task_texts(job),
+            resume=job.resume,
         )
         run.metrics = {
             **result.to_json(),

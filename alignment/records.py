@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from alignment.errors import InputError, nearest
@@ -334,6 +334,13 @@ class LabelerEvidence:
 
     votes: Sequence[LabelerVote] = ()
     positions: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> LabelerEvidence:
+        return cls([LabelerVote(**vote) for vote in row["votes"]], row["positions"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"votes": [asdict(vote) for vote in self.votes], "positions": dict(self.positions)}
 
 
 def _plain(answer: str | list[Message]) -> str:

@@ -26,7 +26,7 @@ from alignment.models.reward_heads import load_heads
 from alignment.models.trunk import VALUE
 from alignment.records import PreferencePair
 from alignment.training import reward_run, reward_trainer
-from alignment.training.checkpoints import discard_incomplete, latest_checkpoint, mark_complete
+from alignment.training.checkpoints import latest_checkpoint, mark_complete, remove_incomplete
 from alignment.training.reward import train_reward
 from tests.test_reward_and_trunk import pairs, trunk_on
 
@@ -116,6 +116,19 @@ def test_checkpoints_of_other_data_are_refused(llama_folder, tmp_path, monkeypat
     assert (tmp_path / "metrics.jsonl").read_text() == before
 
 
+def test_a_run_that_is_asked_to_end_saves_what_it_has_and_can_go_on(llama_folder, tmp_path):
+    whole = train(llama_folder, tmp_path / "whole")
+
+    def ask(label, done, total, note=""):
+        if done == 9:
+            (tmp_path / "asked" / "stop").touch()
+
+    early = train(llama_folder, tmp_path / "asked", progress=ask)
+    assert early.steps == 9 and early.stopped_early and (tmp_path / "asked/reward.json").exists()
+    assert train(llama_folder, tmp_path / "asked", resume=True).steps == whole.steps
+    assert not (tmp_path / "asked" / "checkpoints").exists()
+
+
 def test_a_checkpoint_counts_when_its_marker_is_there(tmp_path):
     assert latest_checkpoint(tmp_path / "nothing") is None
     for step in (5, 10, 100):
@@ -125,7 +138,7 @@ def test_a_checkpoint_counts_when_its_marker_is_there(tmp_path):
     mark_complete(tmp_path / "checkpoint-5")
     mark_complete(tmp_path / "checkpoint-10")
     assert latest_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
-    discard_incomplete(tmp_path)
+    remove_incomplete(tmp_path)
     assert not (tmp_path / "checkpoint-100").exists()
 
 

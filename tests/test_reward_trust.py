@@ -141,6 +141,7 @@ def test_labelers_rankings_become_votes():
         ("new", "b", "a", False),
     ]
     assert evidence.positions == {"a": 1.0, "b": 0.5, "c": 2.0}
+    assert LabelerEvidence.from_json(json.loads(json.dumps(evidence.to_json()))) == evidence
 
 
 def test_a_trusted_labeler_is_held_against_the_others():

@@ -209,7 +209,7 @@ class Trunk:
             ).last_hidden_state
         else:
             with self.role(REWARD):
-                hidden = self.hidden(input_ids, attention_mask)
+                hidden = self.hidden(input_ids=input_ids, attention_mask=attention_mask)
         last = attention_mask.size(1) - 1 - attention_mask.flip(1).argmax(1)
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
 

@@ -1,7 +1,4 @@
-"""Which checkpoints of a run can be resumed from: those with a completion marker, which is written last.
-
-A process that is killed while it saves leaves a folder without the marker; it never counts.
-"""
+"""Checkpoints that are whole or do not count: the marker `complete` is written last."""
 
 from __future__ import annotations
 
@@ -10,53 +7,42 @@ import re
 import shutil
 from pathlib import Path
 
-from transformers import TrainerCallback
-
-CHECKPOINTS_FOLDER, MARKER = "checkpoints", "complete"
+COMPLETE = "complete"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def mark_complete(folder: Path) -> None:
-    """Write the marker into a checkpoint folder, after everything in it has reached the disk."""
+    """Sync the files of the checkpoint in `folder` to disk, then write the marker that says it is whole."""
     folder = Path(folder)
-    for path in folder.rglob("*"):
-        if path.is_file():
-            _sync(path)
-    _sync(folder)
-    marker = folder / MARKER
-    marker.touch()
-    _sync(marker)
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+    marker = folder / COMPLETE
+    with marker.open("w", encoding="utf-8") as file:
+        file.write("This checkpoint is whole.\n")
+        file.flush()
+        os.fsync(file.fileno())
     _sync(folder)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint among the `checkpoint-STEP` folders in `folder`, or None."""
-    complete = [path for path in _checkpoints(folder) if (path / MARKER).is_file()]
-    return max(complete, key=_step) if complete else None
+    """The complete `checkpoint-N` of the largest N in `folder`, or None; one without its marker is never picked."""
+    numbered = _numbered(folder)
+    whole = [number for number, path in numbered.items() if (path / COMPLETE).is_file()]
+    return numbered[max(whole)] if whole else None
 
 
-def discard_incomplete(folder: Path) -> None:
-    """Remove checkpoints that a killed process left without a marker, so that they do not count as newest."""
-    for path in _checkpoints(folder):
-        if not (path / MARKER).is_file():
+def remove_incomplete(folder: Path) -> None:
+    """Delete checkpoints that were being written when a run ended."""
+    for path in _numbered(folder).values():
+        if not (path / COMPLETE).is_file():
             shutil.rmtree(path)
 
 
-class MarkCheckpoints(TrainerCallback):
-    """Mark each checkpoint as complete once the trainer has written all of it."""
-
-    def on_save(self, args, state, control, **kwargs) -> None:
-        if state.is_world_process_zero:
-            mark_complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
-
-
-def _checkpoints(folder: Path) -> list[Path]:
-    folder = Path(folder)
-    return [p for p in folder.iterdir() if _NAME.fullmatch(p.name)] if folder.is_dir() else []
-
-
-def _step(path: Path) -> int:
-    return int(path.name.rpartition("-")[2])
+def _numbered(folder: Path) -> dict[int, Path]:
+    if not Path(folder).is_dir():
+        return {}
+    found = ((_NAME.fullmatch(path.name), path) for path in Path(folder).iterdir())
+    return {int(match[1]): path for match, path in found if match and path.is_dir()}
 
 
 def _sync(path: Path) -> None:

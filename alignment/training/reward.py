@@ -26,7 +26,6 @@ from alignment.models.reward_heads import save_heads
 from alignment.models.trunk import REWARD_FILE, fingerprint
 from alignment.progress import Progress, silent
 from alignment.records import LabelerEvidence, PreferencePair, PromptText
-from alignment.training.checkpoints import CHECKPOINTS_FOLDER
 from alignment.training.reward_card import model_card
 from alignment.training.reward_figures import trust_figures
 from alignment.training.reward_groups import (
@@ -37,6 +36,8 @@ from alignment.training.reward_groups import (
     split_groups,
 )
 from alignment.training.reward_run import (
+    CHECKPOINTS_FOLDER,
+    STOP_FILE,
     begin,
     build_trainer,
     load_classifier,
@@ -117,6 +118,7 @@ def train_reward(
     `evidence`: what the labelers did on the held-out prompts, for the ceiling and the biases. `tasks`: prompt id ->
     prompt and completions, whose uncertainty is written to `uncertainty.jsonl`. `resume`: go on from the newest
     complete checkpoint in `out`, from the start where there is none; the result is that of an uninterrupted run.
+    A file `out/stop` ends the run after the update under way, with a checkpoint; what is best so far is saved.
     Raises `InputError` where a prompt is on both sides, and `TrainingError` where no pair can be used, the data or
     options are not those of the checkpoint, memory runs out, or the loss is no longer a number.
     """
@@ -157,7 +159,8 @@ def train_reward(
             write_text(folder / "README.md", model_card(result.to_json(), trust, about))
             write_reward_page(folder / PAGE_FILE, trust, result.to_json())
             write_json(folder / REWARD_FILE, {**result.to_json(), **about})
-        shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
+        if not (out / STOP_FILE).exists():  # a run that was asked to end can still go on
+            shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
     return result
 
 

@@ -32,17 +32,13 @@ from alignment.models.loading import device, pad_id, turn_off_dropout
 from alignment.models.reward_heads import EnsembleHead
 from alignment.progress import Progress
 from alignment.training.callbacks import ReportProgress, WriteMetrics, without_printing
-from alignment.training.checkpoints import (
-    CHECKPOINTS_FOLDER,
-    MarkCheckpoints,
-    discard_incomplete,
-    latest_checkpoint,
-)
+from alignment.training.checkpoints import latest_checkpoint, mark_complete, remove_incomplete
 from alignment.training.reward_groups import PromptGroup, batch_row, batches_of
 from alignment.training.reward_loss import bootstrap_counts
 from alignment.training.reward_trainer import GroupRewardTrainer, score_last_token
 
-DATA_FILE = "data.json"
+CHECKPOINTS_FOLDER, DATA_FILE = "checkpoints", "data.json"
+STOP_FILE = "stop"  # in the run's folder: somebody asks the run to end
 # What the three kinds of allocators say.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
@@ -53,6 +49,26 @@ class EvaluateAtEnd(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs) -> None:
         if state.global_step >= state.max_steps:
             control.should_evaluate = True
+
+
+class MarkCheckpoints(TrainerCallback):
+    """Mark each checkpoint as complete once every process has written its part."""
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        PartialState().wait_for_everyone()
+        if state.is_world_process_zero:
+            mark_complete(Path(str(args.output_dir)) / f"checkpoint-{state.global_step}")
+
+
+class StopWhenAsked(TrainerCallback):
+    """End gracefully, with a checkpoint, once there is a file at `path`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if self.path.exists():
+            control.should_evaluate = control.should_save = control.should_training_stop = True
 
 
 def load_classifier(base: str | Path, tokenizer: PreTrainedTokenizerBase, heads: int) -> Any:
@@ -108,20 +124,28 @@ def begin(
     folder, metrics = out / CHECKPOINTS_FOLDER, out / "metrics.jsonl"
     content = json.dumps([rows, config.model_dump(mode="json")], sort_keys=True)
     print_ = {"sha256": hashlib.sha256(content.encode()).hexdigest()}
-    checkpoint = latest_checkpoint(folder) if resume else None
+    with PartialState().main_process_first():  # the other processes find the folder tidied
+        checkpoint = latest_checkpoint(folder) if resume else None
+        if checkpoint is not None and read_json(folder / DATA_FILE) != print_:
+            raise TrainingError(
+                f"The checkpoints in {folder} belong to other pairs or options than those given now, so going on "
+                "would mix two trainings. Start a new run instead; nothing was changed."
+            )
+        if PartialState().is_main_process:
+            (out / STOP_FILE).unlink(missing_ok=True)
+            _tidy(folder, metrics, checkpoint, print_)
+    return checkpoint
+
+
+def _tidy(folder: Path, metrics: Path, checkpoint: Path | None, print_: dict[str, str]) -> None:
+    """Leave what `checkpoint` stands for, or nothing of an earlier training."""
     if checkpoint is None:
         shutil.rmtree(folder, ignore_errors=True)
         metrics.unlink(missing_ok=True)
         write_json(folder / DATA_FILE, print_)
-        return None
-    if read_json(folder / DATA_FILE) != print_:
-        raise TrainingError(
-            f"The checkpoints in {folder} belong to other pairs or options than those given now, so going on would mix "
-            "two trainings. Start a new run instead; nothing was changed."
-        )
-    discard_incomplete(folder)
-    _keep_until(metrics, int(checkpoint.name.rpartition("-")[2]))
-    return checkpoint
+    else:
+        remove_incomplete(folder)
+        _keep_until(metrics, int(checkpoint.name.rpartition("-")[2]))
 
 
 def _keep_until(metrics: Path, step: int) -> None:
@@ -162,6 +186,7 @@ def build_trainer(
             ReportProgress(progress, "reward model", ("loss", "accuracy", "eval_loss")),
             WriteMetrics(metrics),
             EvaluateAtEnd(),
+            StopWhenAsked(out / STOP_FILE),
             *([EarlyStoppingCallback(patience)] if patience else []),
             MarkCheckpoints(),
         ],
