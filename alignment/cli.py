@@ -67,6 +67,24 @@ PolicyOption = Annotated[Path | None, typer.Option("--policy", help="Folder of a
 RewardModelOption = Annotated[
     Path | None, typer.Option("--reward-model", help="Folder of a reward model.")
 ]
+FsdpOption = Annotated[
+    int | None,
+    typer.Option(
+        "--fsdp", min=1, help="Train on N processes that share the model in shards (FSDP2)."
+    ),
+]
+NprocOption = Annotated[
+    int | None,
+    typer.Option(
+        "--nproc", min=1, help="Train on N processes that each hold the whole model (DDP)."
+    ),
+]
+LaunchConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--launch-config", help="An accelerate configuration to launch with, such as of two nodes."
+    ),
+]
 
 _stderr = Console(stderr=True)
 
@@ -318,15 +336,19 @@ def train_reward(
     pairs: PairsOption = None,
     model: ModelOption = None,
     out: OutOption = None,
+    fsdp: FsdpOption = None,
+    nproc: NprocOption = None,
+    launch_config: LaunchConfigOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train the reward model on preference pairs."""
     from alignment import pipeline
+    from alignment.training.launch import launch_of
 
     with _job("reward", workspace, config, assignments, out, pairs=pairs, model=model) as job:
-        figures = pipeline.train_reward(job)
+        figures = pipeline.train_reward(job, launch_of(fsdp, nproc, launch_config))
     _show(figures, as_json, "Reward model")
 
 
@@ -337,12 +359,16 @@ def train_ppo(
     model: ModelOption = None,
     reward_model: RewardModelOption = None,
     out: OutOption = None,
+    fsdp: FsdpOption = None,
+    nproc: NprocOption = None,
+    launch_config: LaunchConfigOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Align a LoRA policy against the reward model with PPO."""
     from alignment import pipeline
+    from alignment.training.launch import launch_of
 
     with _job(
         "ppo",
@@ -354,8 +380,29 @@ def train_ppo(
         model=model,
         reward_model=reward_model,
     ) as job:
-        figures = pipeline.train_ppo(job)
+        figures = pipeline.train_ppo(job, launch_of(fsdp, nproc, launch_config))
     _show(figures, as_json, "PPO")
+
+
+@train_app.command("join")
+def train_join(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="The --out of the run, under the same path as on the first machine."),
+    ],
+    launch_config: Annotated[
+        Path,
+        typer.Option(help="The accelerate configuration that the first machine launches with."),
+    ],
+    machine_rank: Annotated[
+        int, typer.Option(min=1, help="This machine's number; the first has 0.")
+    ],
+) -> None:
+    """On every further machine: take part in a run of several nodes."""
+    from alignment.training.launch import join, launch_from
+
+    with _progress() as progress:
+        join(folder, launch_from(launch_config, machine_rank=machine_rank), progress)
 
 
 @evaluate_app.command("toxicity")

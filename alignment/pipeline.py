@@ -22,6 +22,8 @@ from alignment.feedback.simulation import simulate_rankings
 from alignment.files import read_json, read_jsonl, write_json, write_jsonl
 from alignment.progress import Progress, silent
 from alignment.records import Completion, PreferencePair, Prompt, Ranking
+from alignment.training import launch as launcher
+from alignment.training.launch import Launch
 from alignment.workspace import Workspace, recorded_run
 
 OVERLAP = 3
@@ -266,8 +268,11 @@ def consensus(job: Job) -> dict[str, Any]:
     }
 
 
-def train_reward(job: Job) -> dict[str, Any]:
-    """Train the reward model; held-out accuracy beside the labelers' own agreement."""
+def train_reward(job: Job, launch: Launch | None = None) -> dict[str, Any]:
+    """Train the reward model; held-out accuracy beside the labelers' own agreement.
+
+    `launch` spreads the training over several processes.
+    """
     from alignment.models.loading import load_tokenizer
     from alignment.training import reward
 
@@ -277,19 +282,23 @@ def train_reward(job: Job) -> dict[str, Any]:
     tokenizer = load_tokenizer(base)
     summary = job.latest_metrics("consensus") if job.file("pairs") is None else {}
     with job.run("reward", config, {"model": base, "pairs": len(pairs)}) as run:
-        result = reward.train_reward(
-            base, tokenizer, train, held_out, config, run.folder, job.progress
-        )
+        if launch is None:
+            figures = reward.train_reward(
+                base, tokenizer, train, held_out, config, run.folder, job.progress
+            ).to_json()
+        else:
+            spec = launcher.reward_spec(base, train, held_out, config)
+            figures = launcher.train(spec, run.folder, launch, job.progress)
         run.metrics = {
-            **result.to_json(),
+            **figures,
             "labeler_agreement": summary.get("agreement_with_consensus"),
             "trusted_labeler_agreement": summary.get("trusted_agreement_with_consensus"),
         }
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
 
 
-def train_ppo(job: Job) -> dict[str, Any]:
-    """Align a policy against the reward model."""
+def train_ppo(job: Job, launch: Launch | None = None) -> dict[str, Any]:
+    """Align a policy against the reward model. `launch` spreads the training over several processes."""
     from alignment.models.loading import load_tokenizer
     from alignment.training import ppo
 
@@ -304,10 +313,13 @@ def train_ppo(job: Job) -> dict[str, Any]:
     tokenizer = load_tokenizer(base)
     inputs = {"model": base, "reward_model": str(reward_model), "prompts": len(prompts)}
     with job.run("ppo", config, inputs) as run:
-        result = ppo.train_ppo(
-            base, tokenizer, reward_model, prompts, held_out, config, run.folder, job.progress
-        )
-        run.metrics = result.to_json()
+        if launch is None:
+            run.metrics = ppo.train_ppo(
+                base, tokenizer, reward_model, prompts, held_out, config, run.folder, job.progress
+            ).to_json()
+        else:
+            spec = launcher.ppo_spec(base, reward_model, prompts, held_out, config, launch)
+            run.metrics = launcher.train(spec, run.folder, launch, job.progress)
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
 
 

@@ -24,6 +24,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from alignment.errors import ModelError
 from alignment.files import read_json
+from alignment.models.distributed import as_forward, is_main, whole_state
 
 POLICY, REWARD, VALUE = "default", "reward", "value"
 REWARD_FILE = "reward.json"
@@ -39,8 +40,8 @@ class ScalarHead(nn.Module):
         self.bias = nn.Parameter(torch.full((1,), bias))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden [..., H] -> scalar [...]."""
-        return nn.functional.linear(hidden.float(), self.weight, self.bias).squeeze(-1)
+        """hidden [..., H] -> scalar [...]. No view: FSDP hangs its hooks on what a module returns."""
+        return nn.functional.linear(hidden.float(), self.weight, self.bias).squeeze(-1).clone()
 
 
 @dataclass
@@ -152,6 +153,9 @@ class Trunk:
     @torch.no_grad()
     def scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The reward model's raw score [B], read at the last unmasked token of each row."""
+        return as_forward(self.model, self._scores)(input_ids, attention_mask)
+
+    def _scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         with self.role(REWARD):
             hidden = self.hidden(input_ids, attention_mask)
         width = attention_mask.size(1)
@@ -179,8 +183,11 @@ class Trunk:
         self.base.forward = MethodType(forward, self.base)
 
     def save_policy(self, folder: Path) -> None:
-        """Write the policy adapter alone, in PEFT's format."""
-        self.model.save_pretrained(str(folder), selected_adapters=[POLICY])
+        """Write the policy adapter alone, in PEFT's format. Where the model is sharded, every process must call it."""
+        state = whole_state(self.model, lambda name: f".{POLICY}." in name)
+        self.model.save_pretrained(
+            str(folder), selected_adapters=[POLICY], state_dict=state, is_main_process=is_main()
+        )
 
 
 def fingerprint(model: Any) -> dict[str, Any]:

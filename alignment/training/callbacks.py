@@ -11,6 +11,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from alignment.errors import TrainingError
 from alignment.files import disk_errors
+from alignment.models.distributed import is_main
 from alignment.progress import Progress
 
 
@@ -60,6 +61,8 @@ def finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
-    """Add one line to a live record; readers skip a last line without its end."""
+    """Add one line to a live record, in the main process; readers skip a last line without its end."""
+    if not is_main():
+        return
     with disk_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -22,7 +22,8 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from alignment.config import RewardTrainingConfig
 from alignment.errors import TrainingError
-from alignment.files import disk_errors, whole_folder, write_json
+from alignment.files import disk_errors, write_json
+from alignment.models.distributed import main_folder
 from alignment.models.loading import (
     context_window,
     encode_completion,
@@ -132,7 +133,7 @@ def train_reward(
         score_std=float(max(seen.std(), 1e-6)),
         final_loss=float(logged[-1]),
     )
-    with whole_folder(out) as folder:
+    with main_folder(out) as folder:
         trained.save_pretrained(str(folder))
         tokenizer.save_pretrained(str(folder))
         about = {"base": base_print, "base_model": str(base), "config": config.model_dump()}
