@@ -13,20 +13,18 @@ from typing import Any
 
 from alignment.config import Config
 from alignment.errors import InputError, nearest
-from alignment.feedback import people, runs
+from alignment.feedback import people, run_queue, runs
 from alignment.feedback.consensus import Consensus, fit_consensus
 from alignment.feedback.courtesy import courtesy
 from alignment.feedback.pairs import preference_pairs, split_by_prompt
 from alignment.feedback.people import Labeler
+from alignment.feedback.run_queue import Request
 from alignment.feedback.simulation import simulate_rankings
 from alignment.files import read_json, read_jsonl, write_json, write_jsonl
 from alignment.progress import Progress, silent
 from alignment.records import Completion, PreferencePair, Prompt, Ranking
 from alignment.training import launch as launcher
-from alignment.training.launch import Launch
 from alignment.workspace import Workspace, recorded_run
-
-OVERLAP = 3
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,10 @@ class Job:
     files: Mapping[str, Path | str | None] = field(default_factory=dict)
     out: Path | None = None
     progress: Progress = silent
+    run_id: str | None = None  # a run that waits in the queue, or goes on
+    resume: bool = False
+    by: str = ""
+    launch: Mapping[str, Any] = field(default_factory=dict)
 
     def file(self, name: str) -> Path | None:
         """The path given for `--name`, or None."""
@@ -46,7 +48,23 @@ class Job:
 
     def run(self, stage: str, config: Any, inputs: dict[str, Any]) -> Any:
         """Record a run of this job."""
-        return recorded_run(stage, config, inputs, workspace=self.workspace, out=self.out)
+        request = Request(
+            self.run_id or "",
+            stage,
+            self.config.model_dump(mode="json"),
+            {name: str(value) for name, value in self.files.items() if value is not None},
+            dict(self.launch),
+            created_by=self.by,
+        )
+        return recorded_run(
+            stage,
+            config,
+            inputs,
+            workspace=self.workspace,
+            out=self.out,
+            run_id=self.run_id,
+            request=request,
+        )
 
     def prompts(self, split: str = "all") -> list[Prompt]:
         """Prompts from `--prompts` or the workspace; `InputError` where there are none of that split."""
@@ -120,6 +138,12 @@ class Job:
         """The folder of `--reward-model`, or of the workspace's latest reward run."""
         return self.file("reward_model") or self._latest("reward", ".", "concord train reward")
 
+    def current_policy(self) -> Path | None:
+        """The folder of the policy that was promoted last, from which the next round samples; None where none was."""
+        run_id = run_queue.current_policy(self.workspace.store) if self.workspace else None
+        folder = runs.run(self._store("policy"), run_id).folder if run_id else None
+        return None if folder is None else Path(folder)
+
     def policy(self) -> Path:
         """The folder of `--policy`, or of the workspace's latest PPO run."""
         return self.file("policy") or self._latest("ppo", ".", "concord train ppo")
@@ -174,8 +198,9 @@ def sample(job: Job) -> dict[str, Any]:
 
     config, prompts = job.config.sample, job.prompts(job.config.sample.split)
     base = job.base_model()
-    tokenizer, model = load_tokenizer(base), load_causal_lm(job.file("policy") or base)
-    inputs = {"model": str(job.file("policy") or base), "prompts": len(prompts)}
+    policy = job.file("policy") or job.current_policy()
+    tokenizer, model = load_tokenizer(base), load_causal_lm(policy or base)
+    inputs = {"model": str(policy or base), "prompts": len(prompts)}
     with job.run("sample", config, inputs) as run:
         drawn = sample_completions(
             model,
@@ -190,7 +215,9 @@ def sample(job: Job) -> dict[str, Any]:
         write_jsonl(run.folder / "completions.jsonl", [c.to_json() for c in completions])
         if job.workspace is not None:
             job.workspace.store.add_prompts(prompts)
-            job.workspace.store.add_tasks(completions, OVERLAP, run_id=run.run_id)
+            job.workspace.store.add_tasks(
+                completions, job.config.labelling.overlap, run_id=run.run_id
+            )
         repeated = sum(len(group) - len({g.text for g in group}) for group in drawn)
         run.metrics = {
             "prompts": len(prompts),
@@ -198,6 +225,7 @@ def sample(job: Job) -> dict[str, Any]:
             "repeated": repeated,
             "finished": sum(c.finished for c in completions) / len(completions),
             "mean_tokens": sum(c.tokens or 0 for c in completions) / len(completions),
+            "model": inputs["model"],
         }
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
 
@@ -268,15 +296,12 @@ def consensus(job: Job) -> dict[str, Any]:
     }
 
 
-def train_reward(job: Job, launch: Launch | None = None) -> dict[str, Any]:
-    """Train the reward model; held-out accuracy beside the labelers' own agreement.
-
-    `launch` spreads the training over several processes.
-    """
+def train_reward(job: Job) -> dict[str, Any]:
+    """Train the reward model; held-out accuracy beside the labelers' own agreement."""
     from alignment.models.loading import load_tokenizer
     from alignment.training import reward
 
-    config, pairs = job.config.reward, job.pairs()
+    config, launch, pairs = job.config.reward, launcher.launch_of(**job.launch), job.pairs()
     train, held_out = split_by_prompt(pairs, config.held_out_fraction, config.seed)
     base = job.base_model()
     tokenizer = load_tokenizer(base)
@@ -297,12 +322,13 @@ def train_reward(job: Job, launch: Launch | None = None) -> dict[str, Any]:
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
 
 
-def train_ppo(job: Job, launch: Launch | None = None) -> dict[str, Any]:
-    """Align a policy against the reward model. `launch` spreads the training over several processes."""
+def train_ppo(job: Job) -> dict[str, Any]:
+    """Align a policy against the reward model."""
     from alignment.models.loading import load_tokenizer
     from alignment.training import ppo
 
-    config, prompts = job.config.ppo, job.prompts("train")
+    config, launch = job.config.ppo, launcher.launch_of(**job.launch)
+    prompts = job.prompts("train")
     held_out = [p for p in job.prompts() if p.split == "held-out"]
     reward_model, base = job.reward_model(), job.base_model()
     if config.reward_threshold is not None and not held_out:

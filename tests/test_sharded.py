@@ -90,10 +90,9 @@ def on_one(spec, out):
 
 def on_two(spec, out, **how):
     out.mkdir()
-    options = {"fsdp": None, "nproc": None, "config_file": None, **how}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "WORKER", "tests.sharded_worker")
-        return launch.train(spec, out, launch_of(**options), silent)
+        return launch.train(spec, out, launch_of(**how), silent)
 
 
 @pytest.fixture(scope="module")

@@ -28,6 +28,7 @@ from alignment import errors
 from alignment.config import PPOTrainingConfig, RewardTrainingConfig
 from alignment.errors import ConfigError, InputError, TrainingError
 from alignment.files import disk_errors, read_json, write_json
+from alignment.processes import ProcessId, end_tree, log_tail
 from alignment.progress import Progress
 from alignment.records import PreferencePair, Prompt
 from alignment.training.worker import PROGRESS, RESULT, SPEC, log_file
@@ -35,7 +36,7 @@ from alignment.training.worker import PROGRESS, RESULT, SPEC, log_file
 CONFIGS = Path(__file__).resolve().parent / "accelerate"
 LAUNCH_FOLDER = "launch"
 WORKER = "alignment.training.worker"
-_POLL_SECONDS, _PATIENCE_SECONDS, _JOIN_SECONDS, _LAST_LINES = 0.1, 10, 600, 15
+_POLL_SECONDS, _PATIENCE_SECONDS, _JOIN_SECONDS = 0.1, 10.0, 600
 # As torch's launcher reports the first process that failed.
 _FAILED = re.compile(r"rank\s*:\s*(\d+) \(local_rank: \d+\)\s*\n\s*exitcode\s*:\s*(-?\d+)")
 
@@ -59,7 +60,9 @@ class Launch:
         return int(self.settings.get("num_machines", 1))
 
 
-def launch_of(fsdp: int | None, nproc: int | None, config_file: Path | None) -> Launch | None:
+def launch_of(
+    fsdp: int | None = None, nproc: int | None = None, config_file: str | Path | None = None
+) -> Launch | None:
     """What the options ask for; None where training stays in this process.
 
     `fsdp` processes shard the model, `nproc` copy it; `config_file` is an accelerate configuration of one's own, whose
@@ -75,6 +78,7 @@ def launch_of(fsdp: int | None, nproc: int | None, config_file: Path | None) -> 
         if processes is None:
             return None
         return Launch(processes, CONFIGS / ("eight_gpus.yaml" if fsdp else "copies.yaml"))
+    config_file = Path(config_file)
     kind = _read_config(config_file)["distributed_type"]
     if processes and bool(fsdp) != (kind == "FSDP"):
         raise ConfigError(
@@ -282,24 +286,10 @@ def _follow(launcher: subprocess.Popen[bytes], path: Path, progress: Progress) -
 
 def _end(launcher: subprocess.Popen[bytes]) -> None:
     """End the launcher and everything it started: asked first, then killed."""
-    try:
-        started = psutil.Process(launcher.pid).children(recursive=True)
-    except psutil.Error:
-        started = []
     if launcher.poll() is None:
-        launcher.terminate()
-    for process in started:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        launcher.wait(_PATIENCE_SECONDS)
-    _, alive = psutil.wait_procs(started, timeout=0 if launcher.poll() is not None else 1)
-    for process in alive:
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-    if launcher.poll() is None:
-        launcher.kill()
-        launcher.wait()
+        started = psutil.Process(launcher.pid).create_time()
+        end_tree(ProcessId(launcher.pid, started), _PATIENCE_SECONDS)
+    launcher.wait()
 
 
 @contextlib.contextmanager
@@ -325,19 +315,17 @@ def _failure(inside: Path, code: int, launch: Launch) -> Exception:
     if told and told[0]["kind"]:
         return getattr(errors, told[0]["kind"])(told[0]["message"])
     outer = _launcher_log(inside, launch)
-    text = outer.read_text(encoding="utf-8", errors="replace")
-    found = _FAILED.findall(text)
+    found = _FAILED.findall(outer.read_text(encoding="utf-8", errors="replace"))
     if not found:
         return TrainingError(
             f"The launcher ended with code {code} before a process of its own did. The end of its log, {outer}:\n"
-            f"{_tail(text)}"
+            f"{log_tail(outer)}"
         )
     rank, exit_code = (int(part) for part in found[-1])
-    log = log_file(inside, rank)
-    output = log.read_text(encoding="utf-8", errors="replace") if log.exists() else text
+    log = log_file(inside, rank) if log_file(inside, rank).exists() else outer
     return TrainingError(
         f"Process {rank} of {launch.processes} {_ending(exit_code)}, so the others were ended and the run was marked "
-        f"failed. The end of its log, {log if log.exists() else outer}:\n{_tail(output)}"
+        f"failed. The end of its log, {log}:\n{log_tail(log)}"
     )
 
 
@@ -347,8 +335,3 @@ def _ending(exit_code: int) -> str:
     name = signal.Signals(-exit_code).name
     hint = " (often: the machine ran out of memory)" if name == "SIGKILL" else ""
     return f"was ended by {name}{hint}"
-
-
-def _tail(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()][-_LAST_LINES:]
-    return "\n".join(lines) or "(it is empty)"

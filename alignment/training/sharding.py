@@ -30,5 +30,5 @@ def own_units(trainer: Trainer, *heads: str) -> None:
     names = [*(plugin.transformer_cls_names_to_wrap or model._no_split_modules or ()), *heads]
     known = [n for n in names if get_module_class_from_name(model, n) is not None]
     plugin.transformer_cls_names_to_wrap = known
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     base._is_fsdp_managed_module = True  # read by `generate`: all processes take equally many steps
