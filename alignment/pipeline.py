@@ -31,6 +31,7 @@ from alignment.records import (
     PromptText,
     Ranking,
 )
+from alignment.training import launch as launcher
 from alignment.workspace import Workspace, recorded_run
 
 
@@ -308,26 +309,26 @@ def train_reward(job: Job) -> dict[str, Any]:
     from alignment.models.loading import load_tokenizer
     from alignment.training import reward
 
-    config, pairs = job.config.reward, job.pairs()
+    config, launch, pairs = job.config.reward, launcher.launch_of(**job.launch), job.pairs()
     train, held_out = split_by_prompt(pairs, config.held_out_fraction, config.seed)
     base = job.base_model()
     tokenizer = load_tokenizer(base)
     summary = job.latest_metrics("consensus") if job.file("pairs") is None else {}
     with job.run("reward", config, {"model": base, "pairs": len(pairs)}) as run:
-        result = reward.train_reward(
-            base,
-            tokenizer,
-            train,
-            held_out,
-            config,
-            run.folder,
-            job.progress,
-            evidence=_labeler_evidence(job, {pair.prompt_id for pair in held_out}),
-            tasks=_task_texts(job),
-            resume=job.resume,
-        )
+        known: dict[str, Any] = {
+            "evidence": _labeler_evidence(job, {pair.prompt_id for pair in held_out}),
+            "tasks": _task_texts(job),
+            "resume": job.resume,
+        }
+        if launch is None:
+            figures = reward.train_reward(
+                base, tokenizer, train, held_out, config, run.folder, job.progress, **known
+            ).to_json()
+        else:
+            spec = launcher.reward_spec(base, train, held_out, config, **known)
+            figures = launcher.train(spec, run.folder, launch, job.progress)
         run.metrics = {
-            **result.to_json(),
+            **figures,
             "labeler_agreement": summary.get("agreement_with_consensus"),
             "trusted_labeler_agreement": summary.get("trusted_agreement_with_consensus"),
         }
@@ -364,7 +365,8 @@ def train_ppo(job: Job) -> dict[str, Any]:
     from alignment.models.loading import load_tokenizer
     from alignment.training import ppo
 
-    config, prompts = job.config.ppo, job.prompts("train")
+    config, launch = job.config.ppo, launcher.launch_of(**job.launch)
+    prompts = job.prompts("train")
     held_out = [p for p in job.prompts() if p.split == "held-out"]
     reward_model, base = job.reward_model(), job.base_model()
     if config.reward_threshold is not None and not held_out:
@@ -375,10 +377,13 @@ def train_ppo(job: Job) -> dict[str, Any]:
     tokenizer = load_tokenizer(base)
     inputs = {"model": base, "reward_model": str(reward_model), "prompts": len(prompts)}
     with job.run("ppo", config, inputs) as run:
-        result = ppo.train_ppo(
-            base, tokenizer, reward_model, prompts, held_out, config, run.folder, job.progress
-        )
-        run.metrics = result.to_json()
+        if launch is None:
+            run.metrics = ppo.train_ppo(
+                base, tokenizer, reward_model, prompts, held_out, config, run.folder, job.progress
+            ).to_json()
+        else:
+            spec = launcher.ppo_spec(base, reward_model, prompts, held_out, config, launch)
+            run.metrics = launcher.train(spec, run.folder, launch, job.progress)
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
 
 

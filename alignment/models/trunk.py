@@ -25,6 +25,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from alignment.errors import ModelError
 from alignment.files import read_json
+from alignment.models.distributed import as_forward, is_main, whole_state
 from alignment.models.reward_heads import deviation, load_heads
 
 POLICY, REWARD, VALUE = "default", "reward", "value"
@@ -41,8 +42,8 @@ class ScalarHead(nn.Module):
         self.bias = nn.Parameter(torch.full((1,), bias))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden [..., H] -> scalar [...]."""
-        return nn.functional.linear(hidden.float(), self.weight, self.bias).squeeze(-1)
+        """hidden [..., H] -> scalar [...]. No view: FSDP hangs its hooks on what a module returns."""
+        return nn.functional.linear(hidden.float(), self.weight, self.bias).squeeze(-1).clone()
 
 
 @dataclass
@@ -174,6 +175,9 @@ class Trunk:
     @torch.no_grad()
     def scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The reward model's raw score [B], read at the last unmasked token of each row."""
+        return as_forward(self.model, self._scores)(input_ids, attention_mask)
+
+    def _scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         return self.base.reward_head(self._reward_state(input_ids, attention_mask))
 
     @torch.no_grad()
@@ -197,7 +201,13 @@ class Trunk:
                 "This reward model has a single head, which cannot tell how sure it is. Train it with "
                 "reward.ensemble_heads of 2 or more."
             )
+        return as_forward(self.model, self._scores_and_deviation)(input_ids, attention_mask)
+
+    def _scores_and_deviation(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         state = self._reward_state(input_ids, attention_mask)
+        assert self._heads is not None
         heads = nn.functional.linear(state.float(), self._heads.to(state.device))
         return self.base.reward_head(state), deviation(heads)
 
@@ -233,8 +243,11 @@ class Trunk:
         self.base.forward = MethodType(forward, self.base)
 
     def save_policy(self, folder: Path) -> None:
-        """Write the policy adapter alone, in PEFT's format."""
-        self.model.save_pretrained(str(folder), selected_adapters=[POLICY])
+        """Write the policy adapter alone, in PEFT's format. Where the model is sharded, every process must call it."""
+        state = whole_state(self.model, lambda name: f".{POLICY}." in name)
+        self.model.save_pretrained(
+            str(folder), selected_adapters=[POLICY], state_dict=state, is_main_process=is_main()
+        )
 
 
 def fingerprint(model: Any) -> dict[str, Any]:

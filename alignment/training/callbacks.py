@@ -12,6 +12,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from alignment.errors import TrainingError
 from alignment.files import disk_errors
+from alignment.models.distributed import is_main
 from alignment.progress import Progress
 
 
@@ -54,8 +55,7 @@ class WriteMetrics(TrainerCallback):
                 f"The loss became {logs['loss']} at step {state.global_step}. Lower the learning rate, or look for "
                 "broken rows in the data; the run was stopped and marked failed."
             )
-        if state.is_world_process_zero:
-            append_jsonl(self.path, {"step": state.global_step, **finite(logs)})
+        append_jsonl(self.path, {"step": state.global_step, **finite(logs)})
 
 
 def _duration(seconds: float) -> str:
@@ -78,6 +78,8 @@ def finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
-    """Add one line to a live record; readers skip a last line without its end."""
+    """Add one line to a live record, in the main process; readers skip a last line without its end."""
+    if not is_main():
+        return
     with disk_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")

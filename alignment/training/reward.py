@@ -135,10 +135,10 @@ def train_reward(
     base_print = fingerprint(model)
     data = _prepared(tokenizer, train_pairs, held_out_pairs, config, context_window(model.config))
     rows = training_rows(data.train, config)
-    checkpoint = begin(out, rows, config, resume)
     trainer = build_trainer(
         model, tokenizer, rows, data.validation, config, out, out / METRICS_FILE, progress
     )
+    checkpoint = begin(out, rows, config, resume)
     with memory_errors(config):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seen, validated, held_out = (

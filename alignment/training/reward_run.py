@@ -28,6 +28,7 @@ from trl.trainer.reward_config import RewardConfig
 from alignment.config import RewardTrainingConfig
 from alignment.errors import ModelError, TrainingError
 from alignment.files import read_json, write_json, write_text
+from alignment.models.distributed import is_main, world_size
 from alignment.models.loading import device, pad_id, turn_off_dropout
 from alignment.models.reward_heads import EnsembleHead
 from alignment.progress import Progress
@@ -36,6 +37,7 @@ from alignment.training.checkpoints import latest_checkpoint, mark_complete, rem
 from alignment.training.reward_groups import PromptGroup, batch_row, batches_of
 from alignment.training.reward_loss import bootstrap_counts
 from alignment.training.reward_trainer import GroupRewardTrainer, score_last_token
+from alignment.training.sharding import own_units
 
 CHECKPOINTS_FOLDER, DATA_FILE = "checkpoints", "data.json"
 STOP_FILE = "stop"  # in the run's folder: somebody asks the run to end
@@ -119,19 +121,20 @@ def begin(
 ) -> Path | None:
     """The checkpoint to go on from, or None for a fresh start; the folder is tidied accordingly.
 
-    Raises `TrainingError` where the checkpoints are of other data or options.
+    Call it once the trainer is there, which introduces the processes to each other. Raises `TrainingError` where the
+    checkpoints are of other data or options.
     """
     folder, metrics = out / CHECKPOINTS_FOLDER, out / "metrics.jsonl"
     content = json.dumps([rows, config.model_dump(mode="json")], sort_keys=True)
     print_ = {"sha256": hashlib.sha256(content.encode()).hexdigest()}
-    with PartialState().main_process_first():  # the other processes find the folder tidied
+    with PartialState().main_process_first():  # the others find the folder tidied
         checkpoint = latest_checkpoint(folder) if resume else None
         if checkpoint is not None and read_json(folder / DATA_FILE) != print_:
             raise TrainingError(
                 f"The checkpoints in {folder} belong to other pairs or options than those given now, so going on "
                 "would mix two trainings. Start a new run instead; nothing was changed."
             )
-        if PartialState().is_main_process:
+        if is_main():
             (out / STOP_FILE).unlink(missing_ok=True)
             _tidy(folder, metrics, checkpoint, print_)
     return checkpoint
@@ -191,6 +194,7 @@ def build_trainer(
             MarkCheckpoints(),
         ],
     )
+    own_units(trainer, EnsembleHead.__name__)
     without_printing(trainer)
     return trainer
 
@@ -209,8 +213,7 @@ def lora(config: RewardTrainingConfig) -> LoraConfig:
 
 def arguments(config: RewardTrainingConfig, batches: int, folder: Path) -> RewardConfig:
     """TRL's options. One example is a batch of prompt groups, so the batch size here is 1."""
-    processes = PartialState().num_processes
-    updates = math.ceil(math.ceil(batches / processes) / config.gradient_accumulation_steps)
+    updates = math.ceil(math.ceil(batches / world_size()) / config.gradient_accumulation_steps)
     every = max(1, int(updates * config.num_train_epochs) // config.evaluations)
     half = half_precision(config.precision)
     return RewardConfig(
