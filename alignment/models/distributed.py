@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from alignment.files import whole_folder
 
@@ -37,6 +38,12 @@ def is_main() -> bool:
 def is_sharded() -> bool:
     """Whether FSDP was asked for: then the trainer places each process's shard, and nothing else places the model."""
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and "RANK" in os.environ
+
+
+def take_device() -> None:
+    """Make this process's accelerator the current one, so that nothing is loaded onto the first one by all."""
+    if torch.accelerator.is_available():
+        torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def allow_fsdp_on_cpu() -> None:
@@ -73,8 +80,18 @@ def leave() -> None:
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor itself, or all of it where this process holds a shard. Every process must call it."""
-    gather = getattr(tensor, "full_tensor", None)
-    return tensor if gather is None else gather()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def fill(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    """Copy a whole tensor into `tensor`, or into the shard of it that this process holds."""
+    if isinstance(tensor, DTensor):
+        mesh, placements = tensor.device_mesh, tensor.placements
+        values = distribute_tensor(
+            values.to(tensor.device, tensor.dtype), mesh, placements, src_data_rank=None
+        )
+    tensor.copy_(values)
 
 
 def whole_state(model: nn.Module, keep: Callable[[str], bool]) -> dict[str, torch.Tensor]:
