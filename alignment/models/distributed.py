@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -40,10 +42,12 @@ def is_sharded() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and "RANK" in os.environ
 
 
-def take_device() -> None:
-    """Make this process's accelerator the current one, so that nothing is loaded onto the first one by all."""
-    if torch.accelerator.is_available():
-        torch.accelerator.set_device_index(int(os.environ.get("LOCAL_RANK", "0")))
+def enter() -> None:
+    """Join the other processes, and make this process's accelerator the current one.
+
+    Before anything is loaded: otherwise all would load onto the first accelerator.
+    """
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
 def allow_fsdp_on_cpu() -> None:
@@ -51,7 +55,7 @@ def allow_fsdp_on_cpu() -> None:
 
     accelerate 1.15 leaves MULTI_CPU out of the list of what it promotes to FSDP, and then ignores FSDP silently.
     """
-    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType
 
     original = AcceleratorState.__init__
