@@ -12,8 +12,10 @@ import torch
 from transformers import TrainerCallback
 
 from alignment.models import distributed
+from alignment.training import worker
 
 GRADIENTS = "gradients.pt"
+ONE_STAGE = worker.run
 
 
 def given_completions(self, prompt_ids, *_, **__):
@@ -31,7 +33,7 @@ def given_completions(self, prompt_ids, *_, **__):
 class KeepGradients(TrainerCallback):
     """Whole gradients of every update, by parameter name, in `out/gradients.pt`."""
 
-    out = Path()
+    out = Path()  # of the stage under way
 
     def __init__(self):
         self.steps, self.trains = [], set()
@@ -55,19 +57,26 @@ class KeepGradients(TrainerCallback):
             )
 
 
-def install(out: Path, patch=setattr) -> None:
-    """Put both in force in this process. `patch` may be `monkeypatch.setattr`."""
+def several(spec, out: Path, progress):
+    """Stands in for `worker.run`: each part of `spec` in a folder of its own, in the same processes."""
+    figures = {}
+    for name, part in spec["parts"].items():
+        KeepGradients.out = out / name
+        KeepGradients.out.mkdir(exist_ok=True)
+        figures[name] = ONE_STAGE(part, out / name, progress)
+    return figures
+
+
+def install(patch=setattr) -> None:
+    """Put all of it in force in this process. `patch` may be `monkeypatch.setattr`."""
     from transformers import trainer
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     patch(GRPOTrainer, "_generate_single_turn", given_completions)
-    patch(KeepGradients, "out", out)
     patch(trainer, "DEFAULT_CALLBACKS", [*trainer.DEFAULT_CALLBACKS, KeepGradients])
+    patch(worker, "run", several)
 
 
 if __name__ == "__main__":
-    from alignment.training import worker
-
-    folder = Path(sys.argv[1])
-    install(folder.parent)
-    sys.exit(worker.main(folder))
+    install()
+    sys.exit(worker.main(Path(sys.argv[1])))

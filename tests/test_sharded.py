@@ -16,22 +16,28 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import yaml
 from peft import PeftModel
 from safetensors.torch import load_file
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.distributed.tensor import Shard
 
 from alignment.config import PPOTrainingConfig
 from alignment.errors import ConfigError, InputError, ModelError
 from alignment.feedback import runs
+from alignment.models import distributed
 from alignment.models.loading import load_causal_lm, load_tokenizer
+from alignment.models.trunk import ScalarHead
 from alignment.records import Prompt
 from alignment.training import launch, worker
 from alignment.training.launch import launch_of
 from alignment.training.reward import train_reward
+from alignment.training.sharding import exact_outputs
 from alignment.workspace import Workspace
 from tests import sharded_worker
 from tests.conftest import tiny_causal_lm
 from tests.sharded_worker import GRADIENTS
-from tests.test_loop import concord, last_json
+from tests.test_loop import concord
 from tests.test_reward_and_trunk import TINY as TINY_REWARD
 from tests.test_reward_and_trunk import pairs
 
@@ -80,25 +86,27 @@ def silent(*_):
     pass
 
 
-def on_one(spec, out):
-    """The stage in this process, with the completions that the workers are given too."""
-    out.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        sharded_worker.install(out, patch.setattr)
-        return worker.run(spec, out, silent)
-
-
-def on_two(spec, out, **how):
-    out.mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launch, "WORKER", "tests.sharded_worker")
-        return launch.train(spec, out, launch_of(**how), silent)
+def parts(made):
+    return {"stage": "several", "parts": {"ppo": ppo_spec(made)}}
 
 
 @pytest.fixture(scope="module")
-def ppo_one(made, tmp_path_factory):
-    out = tmp_path_factory.mktemp("one") / "ppo"
-    return out, on_one(ppo_spec(made), out)
+def one(made, tmp_path_factory):
+    """Every part in this process, with the completions that the workers are given too."""
+    out = tmp_path_factory.mktemp("one")
+    with pytest.MonkeyPatch.context() as patch:
+        sharded_worker.install(patch.setattr)
+        return out, worker.run(parts(made), out, silent)
+
+
+@pytest.fixture(scope="module", params=["fsdp", "nproc"])
+def two(request, made, tmp_path_factory):
+    """Every part on two processes, sharded and copied."""
+    out = tmp_path_factory.mktemp(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launch, "WORKER", "tests.sharded_worker")
+        figures = launch.train(parts(made), out, launch_of(**{request.param: 2}), silent)
+    return request.param, out, figures
 
 
 def rows(out):
@@ -130,15 +138,14 @@ def assert_all_train(out):
     assert any("value_head.weight" in name for name in moved)
 
 
-@pytest.mark.parametrize("how", ["fsdp", "nproc"])
-def test_ppo_on_two_processes_equals_one(made, ppo_one, tmp_path, how):
-    one, result = ppo_one
-    two = tmp_path / "ppo"
-    assert on_two(ppo_spec(made), two, **{how: 2}).keys() == result.keys()
-    kept = torch.load(two / GRADIENTS)
+def test_ppo_on_two_processes_equals_one(one, two):
+    how, out, figures = two
+    assert figures["ppo"].keys() == one[1]["ppo"].keys()
+    kept = torch.load(out / "ppo" / GRADIENTS)
     assert (kept["sharded"] > 0) == (how == "fsdp"), "FSDP must not be ignored, as accelerate does"
-    assert_all_train(two)
-    assert_same_training(one, two, 1e-5, ("reward", "kl", "policy_loss", "value_loss", "grad_norm"))
+    assert_all_train(out / "ppo")
+    compared = ("reward", "kl", "policy_loss", "value_loss", "grad_norm")
+    assert_same_training(one[0] / "ppo", out / "ppo", 1e-5, compared)
 
 
 def files(made, folder):
@@ -168,21 +175,27 @@ def workers():
     return found
 
 
-def test_the_command_trains_sharded_and_the_policy_loads_and_merges(made, tmp_path, capsys):
+def test_two_machines_train_one_policy_that_loads_and_merges(made, tmp_path, capsys):
+    """Two launchers of one process each, sharded over both, as on two machines; completions are drawn for real."""
+    settings = yaml.safe_load((launch.CONFIGS / "two_nodes.yaml").read_text())
+    address = {"main_process_ip": "127.0.0.1", "main_process_port": launch.free_port()}
+    nodes, out = tmp_path / "nodes.yaml", tmp_path / "policy"
+    nodes.write_text(yaml.safe_dump({**settings, **address, "num_processes": 2}))
     code, _, err = concord(capsys, "init", tmp_path / "w")
     assert code == 0, err
-    args = ("-w", tmp_path / "w", "--fsdp", 2, "--json", *files(made, tmp_path))
-    code, out, err = concord(capsys, "train", "ppo", *args)
+    join = f"-m alignment.cli train join {out} --launch-config {nodes} --machine-rank 1"
+    second = subprocess.Popen([sys.executable, *join.split()])
+    args = ("-w", tmp_path / "w", "--out", out, "--launch-config", nodes, *files(made, tmp_path))
+    code, _, err = concord(capsys, "train", "ppo", *args)
     assert code == 0, err
-    assert "PPO: 2/2" in err, "the progress of the main worker reaches the screen"
-    figures = last_json(out)
-    folder = Path(figures["folder"])
+    assert "PPO: 2/2" in err, "the progress of the main process reaches the screen"
+    assert second.wait(timeout=30) == 0
     with Workspace.open(tmp_path / "w") as opened:
         (run,) = runs.runs(opened.store)
     assert run.status == "finished" and run.metrics["iterations"] == 2
-    assert len(rows(folder)) == 2 and all(np.isfinite(row["policy_loss"]) for row in rows(folder))
+    assert len(rows(out)) == 2 and all(np.isfinite(row["policy_loss"]) for row in rows(out))
     ids = torch.tensor([[5, 6, 7, 8]])
-    policy = PeftModel.from_pretrained(load_causal_lm(made[0]), folder)
+    policy = PeftModel.from_pretrained(load_causal_lm(made[0]), out)
     with torch.no_grad():
         logits = policy(input_ids=ids).logits
         assert not torch.equal(logits, load_causal_lm(made[0])(input_ids=ids).logits)
@@ -286,3 +299,25 @@ def test_options_choose_the_launch():
 def test_a_batch_that_does_not_divide_is_refused_before_anything_starts():
     with pytest.raises(InputError, match="must be a multiple of 6"):
         launch.ppo_spec("base", Path("reward"), PROMPTS, [], PPO, launch_of(3, None, None))
+
+
+def test_under_bf16_outputs_and_sums_stay_in_float32():
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.bfloat16, torch.bfloat16)
+    exact = exact_outputs(policy)
+    assert (exact.param_dtype, exact.reduce_dtype) == (torch.bfloat16, torch.float32)
+    assert exact.output_dtype is None and exact_outputs(None) is None
+    head = ScalarHead(torch.ones(1, 4) / 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert head(torch.ones(2, 4)).dtype == torch.float32
+
+
+def test_shards_are_filled_from_whole_tensors_and_read_back():
+    if not torch.distributed.is_initialized():
+        store = torch.distributed.HashStore()
+        torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    mesh = torch.distributed.init_device_mesh("cpu", (1,))
+    sharded = torch.distributed.tensor.zeros(4, 3, device_mesh=mesh, placements=[Shard(0)])
+    whole = torch.arange(12.0).reshape(4, 3)
+    distributed.fill(sharded, whole)
+    assert torch.equal(distributed.whole(sharded), whole)
+    torch.distributed.destroy_process_group()

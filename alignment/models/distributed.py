@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from alignment.files import whole_folder
 
@@ -39,12 +42,20 @@ def is_sharded() -> bool:
     return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and "RANK" in os.environ
 
 
+def enter() -> None:
+    """Join the other processes, and make this process's accelerator the current one.
+
+    Before anything is loaded: otherwise all would load onto the first accelerator.
+    """
+    PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def allow_fsdp_on_cpu() -> None:
     """Let accelerate shard on processors without an accelerator (gloo).
 
     accelerate 1.15 leaves MULTI_CPU out of the list of what it promotes to FSDP, and then ignores FSDP silently.
     """
-    from accelerate.state import AcceleratorState, PartialState
+    from accelerate.state import AcceleratorState
     from accelerate.utils import DistributedType
 
     original = AcceleratorState.__init__
@@ -73,8 +84,18 @@ def leave() -> None:
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor itself, or all of it where this process holds a shard. Every process must call it."""
-    gather = getattr(tensor, "full_tensor", None)
-    return tensor if gather is None else gather()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+@torch.no_grad()
+def fill(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    """Copy a whole tensor into `tensor`, or into the shard of it that this process holds."""
+    if isinstance(tensor, DTensor):
+        mesh, placements = tensor.device_mesh, tensor.placements
+        values = distribute_tensor(
+            values.to(tensor.device, tensor.dtype), mesh, placements, src_data_rank=None
+        )
+    tensor.copy_(values)
 
 
 def whole_state(model: nn.Module, keep: Callable[[str], bool]) -> dict[str, torch.Tensor]:

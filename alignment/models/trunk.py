@@ -42,8 +42,11 @@ class ScalarHead(nn.Module):
         self.bias = nn.Parameter(torch.full((1,), bias))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden [..., H] -> scalar [...]. No view: FSDP hangs its hooks on what a module returns."""
-        return nn.functional.linear(hidden.float(), self.weight, self.bias).squeeze(-1).clone()
+        """hidden [..., H] -> scalar [...], in float32 also where the rest computes in bfloat16."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            weight, bias = self.weight.float(), self.bias.float()
+            read = nn.functional.linear(hidden.float(), weight, bias)
+        return read.squeeze(-1).clone()  # no view: FSDP hangs its hooks on what a module returns
 
 
 @dataclass

@@ -7,14 +7,19 @@ Traps that were measured (torch 2.13, accelerate 1.15, TRL 1.16), each held by a
   that are still sharded: `alignment.models.distributed.as_forward` makes it one.
 - Processes whose completions differ in length leave the generation loop at different steps, and the others wait
   forever for their part of the next layer: transformers keeps them in step only for models it knows to be sharded.
+- accelerate's bf16 policy rounds each unit's output to bfloat16: log-probabilities and values are computed in float32
+  and must stay so, or the ratio of two equal passes is not 1.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import torch
 from accelerate.utils.dataclasses import get_module_class_from_name
 from peft import PeftModel
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import Trainer
 
 
@@ -23,12 +28,20 @@ def own_units(trainer: Trainer, *heads: str) -> None:
 
     Does nothing where the trainer does not shard.
     """
-    plugin = getattr(trainer.accelerator.state, "fsdp_plugin", None)
+    plugin: Any = getattr(trainer.accelerator.state, "fsdp_plugin", None)
     if plugin is None:
         return
     model: Any = trainer.model
     names = [*(plugin.transformer_cls_names_to_wrap or model._no_split_modules or ()), *heads]
     known = [n for n in names if get_module_class_from_name(model, n) is not None]
     plugin.transformer_cls_names_to_wrap = known
+    plugin.mixed_precision_policy = exact_outputs(plugin.mixed_precision_policy)
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     base._is_fsdp_managed_module = True  # read by `generate`: all processes take equally many steps
+
+
+def exact_outputs(policy: MixedPrecisionPolicy | None) -> MixedPrecisionPolicy | None:
+    """The policy with gradients summed in float32, and outputs left as they are."""
+    if policy is None:
+        return None
+    return replace(policy, reduce_dtype=torch.float32, output_dtype=None)

@@ -123,6 +123,7 @@ def main(folder: Path) -> int:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(log, stream.fileno())
+    distributed.enter()
     distributed.allow_fsdp_on_cpu()
     try:
         progress = ReportProgress(folder / PROGRESS) if rank == 0 else silent
