@@ -423,6 +423,34 @@ def runs_show(
         Console().print_json(data=found)
 
 
+@runs_app.command("resume")
+def runs_resume(
+    run_id: Annotated[str, typer.Argument(help="The run's id, or the folder of its --out.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a run that was broken off, from its last complete checkpoint."""
+    from alignment import pipeline
+
+    with _job(None, workspace, None, None) as job:
+        figures = pipeline.resume_run(job, run_id)
+    _show(figures, as_json, "Resumed")
+
+
+@runs_app.command("stop")
+def runs_stop(
+    run_id: Annotated[str, typer.Argument(help="The run's id, or the folder of its --out.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a PPO run finish its iteration, write a checkpoint and end."""
+    from alignment import pipeline
+
+    with _job(None, workspace, None, None) as job:
+        figures = pipeline.stop_run(job, run_id)
+    _show(figures, as_json, "Asked to stop")
+
+
 @app.command()
 def ui(
     workspace: WorkspaceOption = None,

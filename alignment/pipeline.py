@@ -6,12 +6,12 @@ returns the figures that the command line prints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignment.config import Config
+from alignment.config import Config, PPOTrainingConfig
 from alignment.errors import InputError, nearest
 from alignment.feedback import people, runs
 from alignment.feedback.consensus import Consensus, fit_consensus
@@ -19,10 +19,10 @@ from alignment.feedback.courtesy import courtesy
 from alignment.feedback.pairs import preference_pairs, split_by_prompt
 from alignment.feedback.people import Labeler
 from alignment.feedback.simulation import simulate_rankings
-from alignment.files import read_json, read_jsonl, write_json, write_jsonl
+from alignment.files import read_json, read_jsonl, write_json, write_jsonl, write_text
 from alignment.progress import Progress, silent
 from alignment.records import Completion, PreferencePair, Prompt, Ranking
-from alignment.workspace import Workspace, recorded_run
+from alignment.workspace import RunFolder, Workspace, find_run, recorded_run, resumed_run
 
 OVERLAP = 3
 
@@ -290,25 +290,90 @@ def train_reward(job: Job) -> dict[str, Any]:
 
 def train_ppo(job: Job) -> dict[str, Any]:
     """Align a policy against the reward model."""
-    from alignment.models.loading import load_tokenizer
-    from alignment.training import ppo
-
     config, prompts = job.config.ppo, job.prompts("train")
     held_out = [p for p in job.prompts() if p.split == "held-out"]
-    reward_model, base = job.reward_model(), job.base_model()
+    reward_model = job.reward_model() if config.uses_reward_model else None
+    base = job.base_model()
     if config.reward_threshold is not None and not held_out:
         raise InputError(
             'A reward threshold is measured on held-out prompts, and there are none. Mark some prompts "split": '
             '"held-out", or take ppo.reward_threshold out.'
         )
-    tokenizer = load_tokenizer(base)
-    inputs = {"model": base, "reward_model": str(reward_model), "prompts": len(prompts)}
+    inputs = {
+        "model": base,
+        "reward_model": None if reward_model is None else str(reward_model.resolve()),
+        "prompts": len(prompts),
+    }
     with job.run("ppo", config, inputs) as run:
-        result = ppo.train_ppo(
-            base, tokenizer, reward_model, prompts, held_out, config, run.folder, job.progress
-        )
-        run.metrics = result.to_json()
+        write_jsonl(run.folder / "prompts.jsonl", [p.to_json() for p in [*prompts, *held_out]])
+        _align(run, config, base, reward_model, prompts, held_out, job.progress)
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
+
+
+def _align(
+    run: RunFolder,
+    config: PPOTrainingConfig,
+    base: str,
+    reward_model: Path | None,
+    prompts: Sequence[Prompt],
+    held_out: Sequence[Prompt],
+    progress: Progress,
+    resume: bool = False,
+) -> None:
+    from alignment.models.loading import load_tokenizer
+    from alignment.training import ppo
+
+    result = ppo.train_ppo(
+        base,
+        load_tokenizer(base),
+        reward_model,
+        prompts,
+        held_out,
+        config,
+        run.folder,
+        progress,
+        resume=resume,
+    )
+    run.metrics = result.to_json()
+
+
+def resume_run(job: Job, run_id: str) -> dict[str, Any]:
+    """Go on with a broken-off PPO run from its last complete checkpoint, with the options and prompts it began with."""
+    found = find_run(run_id, job.workspace)
+    if found.stage not in RESUMABLE:
+        raise InputError(
+            f"A {found.stage} run cannot be resumed; start it again. Runs that can be: {', '.join(RESUMABLE)}."
+        )
+    with resumed_run(found, job.workspace) as run:
+        RESUMABLE[found.stage](run, job.progress)
+    return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
+
+
+def _resume_ppo(run: RunFolder, progress: Progress) -> None:
+    inputs = run.run.inputs
+    everyone = read_jsonl(run.folder / "prompts.jsonl", Prompt.from_json)
+    _align(
+        run,
+        PPOTrainingConfig.model_validate(run.run.config),
+        inputs["model"],
+        Path(inputs["reward_model"]) if inputs["reward_model"] else None,
+        [p for p in everyone if p.split == "train"],
+        [p for p in everyone if p.split == "held-out"],
+        progress,
+        resume=True,
+    )
+
+
+RESUMABLE: dict[str, Callable[[RunFolder, Progress], None]] = {"ppo": _resume_ppo}
+
+
+def stop_run(job: Job, run_id: str) -> dict[str, Any]:
+    """Ask a training run to write a checkpoint and end after the iteration under way."""
+    found = find_run(run_id, job.workspace)
+    if found.status != "running" or found.folder is None:
+        raise InputError(f"The run {found.run_id} is not running; it is {found.status}.")
+    write_text(Path(found.folder) / "stop", "")
+    return {"run_id": found.run_id, "stopping": True}
 
 
 def evaluate_toxicity(job: Job) -> dict[str, Any]:

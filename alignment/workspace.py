@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import importlib.metadata
 import json
 import secrets
@@ -19,9 +21,10 @@ from alignment.errors import InputError, StoreError
 from alignment.feedback import runs
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store, now
-from alignment.files import disk_errors, write_json, write_text
+from alignment.files import disk_errors, read_json, write_json, write_text
 
 CONFIG_FILE, STORE_FILE, RUNS_FOLDER, RUN_FILE = "concord.yaml", "feedback.db", "runs", "run.json"
+LOCK_FILE = ".lock"
 _RECORDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 
 
@@ -133,20 +136,70 @@ def recorded_run(
     )
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    under_way = RunFolder(run, folder)
-    _keep(run, folder, workspace)
-    try:
+    with _under_record(run, folder, workspace) as under_way:
         yield under_way
-    except BaseException as error:
-        reason = str(error) or type(error).__name__
-        with contextlib.suppress(
-            Exception
-        ):  # the reason itself goes on; a full disk must not hide it
-            _keep(replace(run, status="failed", message=reason, ended=now()), folder, workspace)
-        raise
-    _keep(
-        replace(run, status="finished", metrics=under_way.metrics, ended=now()), folder, workspace
-    )
+
+
+@contextlib.contextmanager
+def resumed_run(run: Run, workspace: Workspace | None) -> Iterator[RunFolder]:
+    """Go on with a run that was broken off, in its own folder and under its own id.
+
+    Raises `InputError` where it has finished, or its folder is gone, or a process still works on it.
+    """
+    folder = Path(run.folder or "")
+    if run.status == "finished":
+        raise InputError(f"The run {run.run_id} has finished; there is nothing to resume.")
+    if run.folder is None or not folder.is_dir():
+        raise InputError(f"The folder of the run {run.run_id} is gone ({folder}). Start a new run.")
+    going_on = replace(run, status="running", message=None, ended=None)
+    with _under_record(going_on, folder, workspace) as under_way:
+        yield under_way
+
+
+def find_run(run_id: str, workspace: Workspace | None) -> Run:
+    """A run by its id in the workspace, or by the folder that was its `--out`; `StoreError` where there is none."""
+    record = Path(run_id) / RUN_FILE
+    if record.is_file():
+        return Run(**read_json(record))
+    if workspace is None:
+        raise StoreError(
+            f"There is no run in {run_id!r}. Give the folder of a run (it holds {RUN_FILE}), or work in a workspace."
+        )
+    return runs.run(workspace.store, run_id)
+
+
+@contextlib.contextmanager
+def _under_record(run: Run, folder: Path, workspace: Workspace | None) -> Iterator[RunFolder]:
+    under_way = RunFolder(run, folder)
+    with _locked(folder, run.run_id):
+        _keep(run, folder, workspace)
+        try:
+            yield under_way
+        except BaseException as error:
+            reason = str(error) or type(error).__name__
+            with contextlib.suppress(
+                Exception
+            ):  # the reason itself goes on; a full disk must not hide it
+                _keep(replace(run, status="failed", message=reason, ended=now()), folder, workspace)
+            raise
+        done = replace(run, status="finished", metrics=under_way.metrics, ended=now())
+        _keep(done, folder, workspace)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, run_id: str) -> Iterator[None]:
+    """Hold the run's lock, which the system lets go of however the process ends; one process works on a run."""
+    with (folder / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EAGAIN, errno.EACCES):
+                raise
+            raise InputError(
+                f"The run {run_id} is still going on in another process. Wait for it, or stop it with "
+                f"`concord runs stop {run_id}`."
+            ) from None
+        yield
 
 
 def _run_folder(run_id: str, workspace: Workspace | None, out: Path | None) -> Path:

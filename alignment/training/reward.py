@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase, set_seed
 from trl.trainer.reward_config import RewardConfig
@@ -30,6 +29,7 @@ from alignment.models.loading import (
     pad_id,
     placed,
 )
+from alignment.models.lora import lora_config
 from alignment.models.trunk import REWARD_FILE, fingerprint
 from alignment.progress import Progress, silent
 from alignment.records import PreferencePair
@@ -105,12 +105,14 @@ def train_reward(
             args=_arguments(config, scratch),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
-            peft_config=LoraConfig(
+            peft_config=lora_config(
+                model,
                 task_type="SEQ_CLS",
-                r=config.lora_rank,
-                lora_alpha=config.lora_alpha,
-                lora_dropout=config.lora_dropout,
+                rank=config.lora_rank,
+                alpha=config.lora_alpha,
+                dropout=config.lora_dropout,
                 target_modules=config.lora_target_modules,
+                layers=config.lora_layers,
                 modules_to_save=["score"],
             ),
             callbacks=[
