@@ -54,7 +54,7 @@ class PPOTrainer(GRPOTrainer):
         self.not_shared = "share_lower_trunk is off"
         if config.share_lower_trunk:
             self.not_shared = trunk.share_lower_trunk()
-        self._merges = config.merge_for_generation and trunk.can_merge()
+        self.merges = config.merge_for_generation and trunk.can_merge()
         self._positions = "position_ids" in inspect.signature(type(trunk.base).forward).parameters
         self._texts: list[str] = []
         self._raw: Any = None
@@ -69,7 +69,7 @@ class PPOTrainer(GRPOTrainer):
     # The rollout
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
-        merged = self.trunk.merged_policy() if self._merges else contextlib.nullcontext()
+        merged = self.trunk.merged_policy() if self.merges else contextlib.nullcontext()
         with merged:
             return super()._generate_single_turn(*args, **kwargs)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -221,7 +222,9 @@ class Watch(TrainerCallback):
         model = self.trunk.model
         was_training = model.training
         model.eval()
-        drawn = sample_completions(model, self.tokenizer, self.held_out, generation, 1)
+        merges = self._trainer is not None and self._trainer.merges
+        with self.trunk.merged_policy() if merges else contextlib.nullcontext():
+            drawn = sample_completions(model, self.tokenizer, self.held_out, generation, 1)
         completions = [group[0] for group in drawn]
         prompts = [encode_prompt(self.tokenizer, prompt.prompt) for prompt in self.held_out]
         reward = self._rewards(prompts, completions)
