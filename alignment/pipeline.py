@@ -6,25 +6,26 @@ returns the figures that the command line prints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alignment.config import Config, PPOTrainingConfig
+from alignment.config import Config
 from alignment.errors import InputError, nearest
-from alignment.feedback import people, runs
+from alignment.feedback import people, run_queue, runs
 from alignment.feedback.consensus import Consensus, fit_consensus
 from alignment.feedback.courtesy import courtesy
 from alignment.feedback.pairs import preference_pairs, split_by_prompt
 from alignment.feedback.people import Labeler
+from alignment.feedback.run_queue import Request
 from alignment.feedback.simulation import simulate_rankings
-from alignment.files import read_json, read_jsonl, write_json, write_jsonl, write_text
+from alignment.files import read_json, read_jsonl, write_json, write_jsonl
 from alignment.progress import Progress, silent
 from alignment.records import Completion, PreferencePair, Prompt, Ranking
-from alignment.workspace import RunFolder, Workspace, find_run, recorded_run, resumed_run
+from alignment.workspace import RUN_FILE, STOP_FILE, Workspace, recorded_run
 
-OVERLAP = 3
+PROMPTS_FILE = "prompts.jsonl"  # in the folder of a PPO run
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Job:
     files: Mapping[str, Path | str | None] = field(default_factory=dict)
     out: Path | None = None
     progress: Progress = silent
+    run_id: str | None = None  # a run that waits in the queue, or goes on
+    resume: bool = False
+    by: str = ""
+    launch: Mapping[str, Any] = field(default_factory=dict)
 
     def file(self, name: str) -> Path | None:
         """The path given for `--name`, or None."""
@@ -44,7 +49,23 @@ class Job:
 
     def run(self, stage: str, config: Any, inputs: dict[str, Any]) -> Any:
         """Record a run of this job."""
-        return recorded_run(stage, config, inputs, workspace=self.workspace, out=self.out)
+        request = Request(
+            self.run_id or "",
+            stage,
+            self.config.model_dump(mode="json"),
+            {name: str(value) for name, value in self.files.items() if value is not None},
+            dict(self.launch),
+            created_by=self.by,
+        )
+        return recorded_run(
+            stage,
+            config,
+            inputs,
+            workspace=self.workspace,
+            out=self.out,
+            run_id=self.run_id,
+            request=request,
+        )
 
     def prompts(self, split: str = "all") -> list[Prompt]:
         """Prompts from `--prompts` or the workspace; `InputError` where there are none of that split."""
@@ -118,6 +139,12 @@ class Job:
         """The folder of `--reward-model`, or of the workspace's latest reward run."""
         return self.file("reward_model") or self._latest("reward", ".", "concord train reward")
 
+    def current_policy(self) -> Path | None:
+        """The folder of the policy that was promoted last, from which the next round samples; None where none was."""
+        run_id = run_queue.current_policy(self.workspace.store) if self.workspace else None
+        folder = runs.run(self._store("policy"), run_id).folder if run_id else None
+        return None if folder is None else Path(folder)
+
     def policy(self) -> Path:
         """The folder of `--policy`, or of the workspace's latest PPO run."""
         return self.file("policy") or self._latest("ppo", ".", "concord train ppo")
@@ -172,8 +199,9 @@ def sample(job: Job) -> dict[str, Any]:
 
     config, prompts = job.config.sample, job.prompts(job.config.sample.split)
     base = job.base_model()
-    tokenizer, model = load_tokenizer(base), load_causal_lm(job.file("policy") or base)
-    inputs = {"model": str(job.file("policy") or base), "prompts": len(prompts)}
+    policy = job.file("policy") or job.current_policy()
+    tokenizer, model = load_tokenizer(base), load_causal_lm(policy or base)
+    inputs = {"model": str(policy or base), "prompts": len(prompts)}
     with job.run("sample", config, inputs) as run:
         drawn = sample_completions(
             model,
@@ -188,7 +216,9 @@ def sample(job: Job) -> dict[str, Any]:
         write_jsonl(run.folder / "completions.jsonl", [c.to_json() for c in completions])
         if job.workspace is not None:
             job.workspace.store.add_prompts(prompts)
-            job.workspace.store.add_tasks(completions, OVERLAP, run_id=run.run_id)
+            job.workspace.store.add_tasks(
+                completions, job.config.labelling.overlap, run_id=run.run_id
+            )
         repeated = sum(len(group) - len({g.text for g in group}) for group in drawn)
         run.metrics = {
             "prompts": len(prompts),
@@ -196,6 +226,7 @@ def sample(job: Job) -> dict[str, Any]:
             "repeated": repeated,
             "finished": sum(c.finished for c in completions) / len(completions),
             "mean_tokens": sum(c.tokens or 0 for c in completions) / len(completions),
+            "model": inputs["model"],
         }
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
 
@@ -289,9 +320,13 @@ def train_reward(job: Job) -> dict[str, Any]:
 
 
 def train_ppo(job: Job) -> dict[str, Any]:
-    """Align a policy against the reward model."""
-    config, prompts = job.config.ppo, job.prompts("train")
-    held_out = [p for p in job.prompts() if p.split == "held-out"]
+    """Align a policy against the reward; a resumed run reads the prompts that it began with."""
+    from alignment.models.loading import load_tokenizer
+    from alignment.training import ppo
+
+    config, everyone = job.config.ppo, _ppo_prompts(job)
+    prompts = [p for p in everyone if p.split == "train"]
+    held_out = [p for p in everyone if p.split == "held-out"]
     reward_model = job.reward_model() if config.uses_reward_model else None
     base = job.base_model()
     if config.reward_threshold is not None and not held_out:
@@ -305,75 +340,56 @@ def train_ppo(job: Job) -> dict[str, Any]:
         "prompts": len(prompts),
     }
     with job.run("ppo", config, inputs) as run:
-        write_jsonl(run.folder / "prompts.jsonl", [p.to_json() for p in [*prompts, *held_out]])
-        _align(run, config, base, reward_model, prompts, held_out, job.progress)
-    return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
-
-
-def _align(
-    run: RunFolder,
-    config: PPOTrainingConfig,
-    base: str,
-    reward_model: Path | None,
-    prompts: Sequence[Prompt],
-    held_out: Sequence[Prompt],
-    progress: Progress,
-    resume: bool = False,
-) -> None:
-    from alignment.models.loading import load_tokenizer
-    from alignment.training import ppo
-
-    result = ppo.train_ppo(
-        base,
-        load_tokenizer(base),
-        reward_model,
-        prompts,
-        held_out,
-        config,
-        run.folder,
-        progress,
-        resume=resume,
-    )
-    run.metrics = result.to_json()
-
-
-def resume_run(job: Job, run_id: str) -> dict[str, Any]:
-    """Go on with a broken-off PPO run from its last complete checkpoint, with the options and prompts it began with."""
-    found = find_run(run_id, job.workspace)
-    if found.stage not in RESUMABLE:
-        raise InputError(
-            f"A {found.stage} run cannot be resumed; start it again. Runs that can be: {', '.join(RESUMABLE)}."
+        write_jsonl(run.folder / PROMPTS_FILE, [p.to_json() for p in everyone])
+        result = ppo.train_ppo(
+            base,
+            load_tokenizer(base),
+            reward_model,
+            prompts,
+            held_out,
+            config,
+            run.folder,
+            job.progress,
+            resume=job.resume,
         )
-    with resumed_run(found, job.workspace) as run:
-        RESUMABLE[found.stage](run, job.progress)
+        run.metrics = result.to_json()
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
 
 
-def _resume_ppo(run: RunFolder, progress: Progress) -> None:
-    inputs = run.run.inputs
-    everyone = read_jsonl(run.folder / "prompts.jsonl", Prompt.from_json)
-    _align(
-        run,
-        PPOTrainingConfig.model_validate(run.run.config),
-        inputs["model"],
-        Path(inputs["reward_model"]) if inputs["reward_model"] else None,
-        [p for p in everyone if p.split == "train"],
-        [p for p in everyone if p.split == "held-out"],
-        progress,
+def _ppo_prompts(job: Job) -> list[Prompt]:
+    """The prompts of both splits; those kept in the run's folder where the run goes on."""
+    folder = job.out
+    if job.workspace is not None and job.run_id is not None:
+        folder = Path(runs.run(job.workspace.store, job.run_id).folder or "")
+    if job.resume and folder is not None and (folder / PROMPTS_FILE).exists():
+        return read_jsonl(folder / PROMPTS_FILE, Prompt.from_json)
+    job.prompts("train")  # there must be some
+    return job.prompts()
+
+
+def resume_folder(folder: Path, progress: Progress = silent) -> dict[str, Any]:
+    """Go on with a PPO run of `--out FOLDER`, outside any workspace, from its last whole checkpoint.
+
+    Raises `InputError` where the folder holds no run that can go on.
+    """
+    record = runs.Run(**read_json(folder / RUN_FILE))
+    if record.stage != "ppo":
+        raise InputError(
+            f"{folder} holds a {record.stage} run, which is not resumed. Start it again."
+        )
+    if record.status == "finished":
+        raise InputError(f"The run in {folder} has finished; there is nothing to resume.")
+    (folder / STOP_FILE).unlink(missing_ok=True)  # it has been heeded
+    files = {name: record.inputs.get(name) for name in ("model", "reward_model")}
+    job = Job(
+        Config.model_validate({"ppo": record.config}),
+        files={name: value for name, value in files.items() if value is not None},
+        out=folder,
+        progress=progress,
+        run_id=record.run_id,
         resume=True,
     )
-
-
-RESUMABLE: dict[str, Callable[[RunFolder, Progress], None]] = {"ppo": _resume_ppo}
-
-
-def stop_run(job: Job, run_id: str) -> dict[str, Any]:
-    """Ask a training run to write a checkpoint and end after the iteration under way."""
-    found = find_run(run_id, job.workspace)
-    if found.status != "running" or found.folder is None:
-        raise InputError(f"The run {found.run_id} is not running; it is {found.status}.")
-    write_text(Path(found.folder) / "stop", "")
-    return {"run_id": found.run_id, "stopping": True}
+    return train_ppo(job)
 
 
 def evaluate_toxicity(job: Job) -> dict[str, Any]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import importlib.metadata
 import json
 import secrets
@@ -18,13 +16,15 @@ from pydantic import BaseModel
 
 from alignment.config import Config, Section
 from alignment.errors import InputError, StoreError
-from alignment.feedback import runs
+from alignment.feedback import run_queue, runs
+from alignment.feedback.run_queue import Request
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store, now
-from alignment.files import disk_errors, read_json, write_json, write_text
+from alignment.files import disk_errors, write_json, write_text
+from alignment.processes import this_process
 
 CONFIG_FILE, STORE_FILE, RUNS_FOLDER, RUN_FILE = "concord.yaml", "feedback.db", "runs", "run.json"
-LOCK_FILE = ".lock"
+STOP_FILE = "stop"  # somebody asks the run in this folder to end
 _RECORDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 
 
@@ -114,15 +114,19 @@ def recorded_run(
     *,
     workspace: Workspace | None,
     out: Path | None,
+    run_id: str | None = None,
+    request: Request | None = None,
 ) -> Iterator[RunFolder]:
     """Run a stage under record: `run.json` in its folder and, in a workspace, a row of the store.
 
-    The folder is `out` where given, else one of its own under the workspace's `runs/`. An exception marks the run as
-    failed with its reason and goes on. Raises `InputError` where `out` already holds a run.
+    The folder is `out` where given, else one of its own under the workspace's `runs/`. `run_id`: a run that the store
+    knows already, which starts or goes on now. `request`: what was asked for, kept in the store so that the run can be
+    resumed or cloned. An exception marks the run as failed with its reason and goes on; a run that was asked to end is
+    marked stopped. Raises `InputError` where `out` already holds a run.
     """
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    run_id = f"{stage}-{stamp}-{secrets.token_hex(2)}"
-    folder = _run_folder(run_id, workspace, out)
+    known = run_id is not None
+    run_id = run_id or new_run_id(stage)
+    folder = out if known and out is not None else run_folder(run_id, workspace, out)
     run = Run(
         run_id,
         stage,
@@ -133,73 +137,36 @@ def recorded_run(
     )
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with _under_record(run, folder, workspace) as under_way:
-        yield under_way
-
-
-@contextlib.contextmanager
-def resumed_run(run: Run, workspace: Workspace | None) -> Iterator[RunFolder]:
-    """Go on with a run that was broken off, in its own folder and under its own id.
-
-    Raises `InputError` where it has finished, or its folder is gone, or a process still works on it.
-    """
-    folder = Path(run.folder or "")
-    if run.status == "finished":
-        raise InputError(f"The run {run.run_id} has finished; there is nothing to resume.")
-    if run.folder is None or not folder.is_dir():
-        raise InputError(f"The folder of the run {run.run_id} is gone ({folder}). Start a new run.")
-    going_on = replace(run, status="running", message=None, ended=None)
-    with _under_record(going_on, folder, workspace) as under_way:
-        yield under_way
-
-
-def find_run(run_id: str, workspace: Workspace | None) -> Run:
-    """A run by its id in the workspace, or by the folder that was its `--out`; `StoreError` where there is none."""
-    record = Path(run_id) / RUN_FILE
-    if record.is_file():
-        return Run(**read_json(record))
-    if workspace is None:
-        raise StoreError(
-            f"There is no run in {run_id!r}. Give the folder of a run (it holds {RUN_FILE}), or work in a workspace."
-        )
-    return runs.run(workspace.store, run_id)
-
-
-@contextlib.contextmanager
-def _under_record(run: Run, folder: Path, workspace: Workspace | None) -> Iterator[RunFolder]:
     under_way = RunFolder(run, folder)
-    with _locked(folder, run.run_id):
-        _keep(run, folder, workspace)
-        try:
-            yield under_way
-        except BaseException as error:
-            reason = str(error) or type(error).__name__
-            with contextlib.suppress(
-                Exception
-            ):  # the reason itself goes on; a full disk must not hide it
-                _keep(replace(run, status="failed", message=reason, ended=now()), folder, workspace)
-            raise
-        done = replace(run, status="finished", metrics=under_way.metrics, ended=now())
-        _keep(done, folder, workspace)
+    _keep(run, folder, workspace)
+    if workspace is not None:
+        run_queue.set_process(workspace.store, run_id, this_process())
+        if request is not None and not known:
+            run_queue.keep_request(workspace.store, replace(request, run_id=run_id))
+    try:
+        yield under_way
+    except BaseException as error:
+        by_hand = isinstance(error, KeyboardInterrupt)
+        status = "stopped" if by_hand else "failed"
+        reason = "Stopped from the keyboard." if by_hand else str(error) or type(error).__name__
+        with contextlib.suppress(
+            Exception
+        ):  # the reason itself goes on; a full disk must not hide it
+            _keep(replace(run, status=status, message=reason, ended=now()), folder, workspace)
+        raise
+    status = "stopped" if (folder / STOP_FILE).exists() else "finished"
+    _keep(replace(run, status=status, metrics=under_way.metrics, ended=now()), folder, workspace)
 
 
-@contextlib.contextmanager
-def _locked(folder: Path, run_id: str) -> Iterator[None]:
-    """Hold the run's lock, which the system lets go of however the process ends; one process works on a run."""
-    with (folder / LOCK_FILE).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-            raise InputError(
-                f"The run {run_id} is still going on in another process. Wait for it, or stop it with "
-                f"`concord runs stop {run_id}`."
-            ) from None
-        yield
+def new_run_id(stage: str) -> str:
+    """An id that tells stage and time."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return f"{stage}-{stamp}-{secrets.token_hex(2)}"
 
 
-def _run_folder(run_id: str, workspace: Workspace | None, out: Path | None) -> Path:
+def run_folder(run_id: str, workspace: Workspace | None, out: Path | None) -> Path:
+    """Where the files of a run go: `out`, or a folder of the workspace. `InputError` where neither is given, or `out`
+    holds a run already."""
     if out is not None:
         if (out / RUN_FILE).exists():
             raise InputError(

@@ -11,14 +11,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from alignment import pipeline
+from alignment import control, pipeline
 from alignment.config import load_config
 from alignment.errors import InputError
+from alignment.feedback import run_queue, runs
 from alignment.files import write_jsonl
 from alignment.models.loading import load_tokenizer
+from alignment.records import Prompt
+from alignment.training import ppo
 from alignment.training.checkpoints import COMPLETE, latest_checkpoint
+from alignment.training.ppo_stops import STOP_FILE
 from alignment.training.ppo_watch import read_rows
 from alignment.training.reward import train_reward
+from alignment.workspace import Workspace
 from tests.test_reward_and_trunk import TINY as TINY_REWARD
 from tests.test_reward_and_trunk import pairs
 
@@ -91,7 +96,7 @@ def test_a_killed_run_resumes_exactly(moment, llama_folder, reward_folder, unint
     if moment == "save":
         half = out / "checkpoints" / "checkpoint-16"
         assert half.is_dir() and not (half / COMPLETE).exists()
-    result = pipeline.resume_run(pipeline.Job(load_config()), str(out))
+    result = pipeline.resume_folder(out)
     assert result["stop_reason"] == "maximum iterations"
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
     assert figures(out) == figures(uninterrupted)
@@ -104,19 +109,18 @@ def test_a_run_without_a_checkpoint_starts_again(
     llama_folder, reward_folder, tmp_path, monkeypatch
 ):
     out = tmp_path / "run"
-    original = pipeline._align
+    original = ppo.PPOTrainer.train
 
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "_align", interrupted)
+    monkeypatch.setattr(ppo.PPOTrainer, "train", interrupted)
     with pytest.raises(KeyboardInterrupt):
         pipeline.train_ppo(job_of(out, llama_folder, reward_folder, max_iterations=1))
-    monkeypatch.setattr(pipeline, "_align", original)
-    result = pipeline.resume_run(pipeline.Job(load_config()), str(out))
-    assert result["iterations"] == 1
+    monkeypatch.setattr(ppo.PPOTrainer, "train", original)
+    assert pipeline.resume_folder(out)["iterations"] == 1
     with pytest.raises(InputError, match="has finished"):
-        pipeline.resume_run(pipeline.Job(load_config()), str(out))
+        pipeline.resume_folder(out)
 
 
 def test_a_stop_file_ends_the_run_with_a_checkpoint_and_a_policy(
@@ -127,13 +131,40 @@ def test_a_stop_file_ends_the_run_with_a_checkpoint_and_a_policy(
 
     def stop_after_two(label, done, total, note=""):
         if label == "PPO" and done == 2:
-            pipeline.stop_run(pipeline.Job(load_config()), str(out))
+            (out / STOP_FILE).touch()
 
     job = pipeline.Job(job.config, None, job.files, out, stop_after_two)
     result = pipeline.train_ppo(job)
     assert (result["stop_reason"], result["iterations"]) == ("stopped by hand", 2)
     assert (out / "adapter_config.json").exists()
     assert latest_checkpoint(out / "checkpoints").name == "checkpoint-8"
+    assert json.loads((out / "run.json").read_text())["status"] == "stopped"
+    resumed = pipeline.resume_folder(out)
+    assert (resumed["stop_reason"], resumed["iterations"]) == ("maximum iterations", 6)
+
+
+def test_a_run_of_a_workspace_goes_on_through_the_queue(
+    llama_folder, reward_folder, uninterrupted, tmp_path
+):
+    """Stopped after its first iteration by the control room, then put back into the queue."""
+    config = job_of(tmp_path / "x", llama_folder, reward_folder).config
+    files = {"model": str(llama_folder), "reward_model": str(reward_folder)}
+    with Workspace.create(tmp_path / "workspace", config) as workspace:
+        rows = read_rows(tmp_path / "prompts.jsonl")
+        workspace.store.add_prompts([Prompt(**row) for row in rows])
+        run_id = control.submit(workspace, "ppo", config, by="me", files=files)
+        run_queue.claim_next(workspace.store, 1)
+        out = Path(runs.run(workspace.store, run_id).folder)
+        (out / STOP_FILE).touch()
+        control.execute(workspace, run_id)
+        assert runs.run(workspace.store, run_id).status == "stopped"
+        workspace.store.add_prompts([Prompt("new", "not there when the run began")])
+        control.resume(workspace, run_id, by="me")
+        (out / STOP_FILE).unlink()  # as the queue does when it starts a run
+        run_queue.claim_next(workspace.store, 1)
+        control.execute(workspace, run_id)
+        assert runs.run(workspace.store, run_id).status == "finished"
+    assert figures(out) == figures(uninterrupted)
 
 
 def test_a_full_disk_fails_the_run_and_keeps_the_last_good_checkpoint(
@@ -157,18 +188,3 @@ def test_a_full_disk_fails_the_run_and_keeps_the_last_good_checkpoint(
     assert record["status"] == "failed" and "runs resume" in record["message"]
     assert [p.name for p in (out / "checkpoints").iterdir()] == ["checkpoint-8"]
     assert latest_checkpoint(out / "checkpoints").name == "checkpoint-8"
-
-
-def test_a_run_that_another_process_works_on_is_not_resumed(tmp_path, llama_folder, reward_folder):
-    out = tmp_path / "run"
-    inside = []
-
-    def try_to_resume(label, done, total, note=""):
-        if label == "PPO" and done == 1:
-            with pytest.raises(InputError, match="still going on"):
-                pipeline.resume_run(pipeline.Job(load_config()), str(out))
-            inside.append(done)
-
-    job = job_of(out, llama_folder, reward_folder, max_iterations=1)
-    pipeline.train_ppo(pipeline.Job(job.config, None, job.files, out, try_to_resume))
-    assert inside == [1]

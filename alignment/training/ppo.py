@@ -31,7 +31,6 @@ from alignment.training.callbacks import without_printing
 from alignment.training.checkpoints import latest_checkpoint, remove_incomplete
 from alignment.training.ppo_reward import load_rewards
 from alignment.training.ppo_state import STATE_FILE
-from alignment.training.ppo_stops import STOP_FILE
 from alignment.training.ppo_trainer import PPOTrainer
 from alignment.training.ppo_watch import METRICS_FILE, PPOResult, Watch, read_rows, save_policy
 
@@ -184,7 +183,6 @@ def prompt_order(count: int, config: PPOTrainingConfig) -> list[int]:
 
 def _begin(out: Path, watch: Watch, config: PPOTrainingConfig, resume: bool) -> str | None:
     """Clear away what an earlier, broken run left, and return the checkpoint to go on from."""
-    (out / STOP_FILE).unlink(missing_ok=True)
     if not resume:
         return None
     remove_incomplete(out / CHECKPOINTS_FOLDER)
