@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from alignment.errors import TrainingError
+from alignment.models.distributed import whole
 
 # How far log-probabilities of two equal passes may lie apart: rounding, times a few.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -44,7 +45,7 @@ class GradientCheck:
         return self._still is not None and not self._still
 
     def see(self, trains: Mapping[str, Any], update_done: bool) -> None:
-        """Look at the gradients after a backward pass. Raises `TrainingError` naming a tensor that is left out.
+        """Look at the gradients before an update. Raises `TrainingError` naming a tensor that is left out.
 
         `update_done`: whether this pass completes an update in which policy and value both learn.
         """
@@ -56,7 +57,8 @@ class GradientCheck:
                     "must be a unit of its own; nothing was trained."
                 )
             self._still = set(trains)
-        self._still -= {n for n in self._still if (g := trains[n].grad) is not None and g.any()}
+        # In one order: where gradients are sharded, all processes gather them together.
+        self._still -= {n for n in sorted(self._still) if whole(trains[n].grad).any()}
         self._updates += update_done
         some_moved = len(self._still) < len(trains)
         if self._still and some_moved and self._updates > UPDATES_UNTIL_ALL_MOVE:

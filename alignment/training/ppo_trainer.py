@@ -284,9 +284,8 @@ class PPOTrainer(GRPOTrainer):
                 (), device=self.accelerator.device
             )  # no gradient: the optimizer moves nothing
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not self._gradients.done:
-            update_done = self._last_micro_batch() and not self._warming_up()
-            self._gradients.see(self.trunk.trainable(), update_done)
+        if self._last_micro_batch() and not self._gradients.done:  # only now are shards reduced
+            self._gradients.see(self.trunk.trainable(), not self._warming_up())
         if self._last_micro_batch():
             moved, self._update_kls = sum(self._update_kls) / len(self._update_kls), []
             limit = self.ppo.max_kl_update
