@@ -26,7 +26,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from alignment.errors import ModelError
 from alignment.files import read_json
-from alignment.models.lora import decoder_layers
+from alignment.models.lora import decoder_layers, fuse_lora
 from alignment.models.lower_trunk import LowerTrunk
 
 POLICY, REWARD, VALUE = "default", "reward", "value"
@@ -217,6 +217,9 @@ class Trunk:
         `detach_value` keeps a value head's gradient out of the policy.
         """
         trunk, fused_forward = self, self.base.forward
+        for layer in self._tuners():
+            for adapter in layer.lora_A:
+                fuse_lora(layer, adapter)
 
         @functools.wraps(type(self.base).forward)
         def forward(
@@ -233,7 +236,7 @@ class Trunk:
                 return fused_forward(*args, **kwargs)
             kwargs = {k: v for k, v in kwargs.items() if v is not None}  # PEFT names all it knows
             if role == REFERENCE:
-                return trunk._reference(fused_forward, keep, kwargs)
+                return trunk._reference(fused_forward, keep, lower_states, kwargs)
             with trunk._above(lower_states, role):
                 if role == REWARD:
                     return trunk._reward(keep, kwargs)
@@ -272,15 +275,24 @@ class Trunk:
         return output, seen[0]
 
     def _reference(
-        self, fused_forward: Callable[..., Any], keep: int, inputs: dict[str, Any]
+        self,
+        fused_forward: Callable[..., Any],
+        keep: int,
+        lower_states: torch.Tensor | None,
+        inputs: dict[str, Any],
     ) -> RoleOutput:
+        """The reference's pass; without `lower_states` it runs the whole model and gives them."""
         with self.role(None):
             if self.lower is None:
                 output, _ = self._language(fused_forward, keep, inputs)
-                return RoleOutput(**dict(output.items()))
-            with self.lower.watched() as seen:
-                output, _ = self._language(fused_forward, keep, inputs)
-                return RoleOutput(**dict(output.items()), lower_states=seen())
+            elif lower_states is not None:
+                with self.lower.put_in(lower_states):
+                    output, _ = self._language(fused_forward, keep, inputs)
+            else:
+                with self.lower.watched():
+                    output, _ = self._language(fused_forward, keep, inputs)
+                    lower_states = self.lower.seen()
+        return RoleOutput(**dict(output.items()), lower_states=lower_states)
 
     def _reward(self, keep: int, inputs: dict[str, Any]) -> RoleOutput:
         with self.role(REWARD):
