@@ -16,6 +16,7 @@ from alignment.config import PPOTrainingConfig
 from alignment.errors import ConfigError, InputError
 from alignment.evaluation.toxicity import load_scorer
 from alignment.files import disk_errors, read_json
+from alignment.models.distributed import is_main, world_size
 from alignment.models.loading import (
     check_prompt_lengths,
     context_window,
@@ -33,6 +34,7 @@ from alignment.training.ppo_reward import load_rewards
 from alignment.training.ppo_state import STATE_FILE
 from alignment.training.ppo_trainer import PPOTrainer
 from alignment.training.ppo_watch import METRICS_FILE, PPOResult, Watch, read_rows, save_policy
+from alignment.training.sharding import own_units
 
 CHECKPOINTS_FOLDER = "checkpoints"
 
@@ -82,6 +84,7 @@ def train_ppo(
         processing_class=tokenizer,
         callbacks=[watch],
     )
+    own_units(trainer, "ScalarHead")
     watch.attach(trainer)
     if trainer.not_shared:
         progress("PPO", 0, config.max_iterations, f"no shared lower trunk: {trainer.not_shared}")
@@ -185,7 +188,8 @@ def _begin(out: Path, watch: Watch, config: PPOTrainingConfig, resume: bool) -> 
     """Clear away what an earlier, broken run left, and return the checkpoint to go on from."""
     if not resume:
         return None
-    remove_incomplete(out / CHECKPOINTS_FOLDER)
+    if is_main():
+        remove_incomplete(out / CHECKPOINTS_FOLDER)
     checkpoint = latest_checkpoint(out / CHECKPOINTS_FOLDER)
     done, state = 0, {"history": [], "warnings": [], "best_iteration": None}
     if checkpoint is not None:
@@ -198,7 +202,7 @@ def _begin(out: Path, watch: Watch, config: PPOTrainingConfig, resume: bool) -> 
 
 
 def _arguments(config: PPOTrainingConfig, folder: Path) -> GRPOConfig:
-    micro_batches = config.batch_size // config.per_device_train_batch_size
+    micro_batches = config.batch_size // world_size() // config.per_device_train_batch_size
     updates = config.num_ppo_epochs * config.num_mini_batches
     return GRPOConfig(
         output_dir=str(folder),

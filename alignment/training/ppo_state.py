@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from alignment.errors import TrainingError
 from alignment.files import read_json
+from alignment.models.distributed import fill
 
 TRAINABLE_FILE, STATE_FILE = "trainable.safetensors", "ppo_state.json"
 
@@ -37,5 +38,5 @@ def load_state(folder: Path, into: Mapping[str, torch.Tensor]) -> dict[str, Any]
             "started with."
         )
     for name, tensor in into.items():
-        tensor.copy_(saved[name])
+        fill(tensor, saved[name])
     return read_json(folder / STATE_FILE)

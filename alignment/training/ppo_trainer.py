@@ -54,7 +54,6 @@ class PPOTrainer(GRPOTrainer):
         self.not_shared = "share_lower_trunk is off"
         if config.share_lower_trunk:
             self.not_shared = trunk.share_lower_trunk()
-        self.merges = config.merge_for_generation and trunk.can_merge()
         self._positions = "position_ids" in inspect.signature(type(trunk.base).forward).parameters
         self._texts: list[str] = []
         self._sampled_states: torch.Tensor | None = None
@@ -66,6 +65,11 @@ class PPOTrainer(GRPOTrainer):
         self._checked = False
         self._gradients = GradientCheck()
         self._rollout_seconds = self._update_seconds = 0.0
+
+    @property
+    def merges(self) -> bool:
+        """Whether sampling runs on merged weights; a sharded or quantised base has none to merge into."""
+        return self.ppo.merge_for_generation and self.trunk.can_merge()
 
     # The rollout
 
@@ -315,9 +319,8 @@ class PPOTrainer(GRPOTrainer):
                 (), device=self.accelerator.device
             )  # no gradient: the optimizer moves nothing
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not self._gradients.done:
-            update_done = self._last_micro_batch() and not self._warming_up()
-            self._gradients.see(self.trunk.trainable(), update_done)
+        if self._last_micro_batch() and not self._gradients.done:
+            self._gradients.see(self.trunk.trainable(), counts=not self._warming_up())
         if self._last_micro_batch():
             moved, self._update_kls = sum(self._update_kls) / len(self._update_kls), []
             limit = self.ppo.max_kl_update
