@@ -391,11 +391,12 @@ def train_ppo(job: Job) -> dict[str, Any]:
     from alignment.models.loading import load_tokenizer
     from alignment.training import ppo
 
-    config, everyone = job.config.ppo, _ppo_prompts(job)
+    config, launch = job.config.ppo, launcher.launch_of(**job.launch)
+    everyone = _ppo_prompts(job)
     prompts = [p for p in everyone if p.split == "train"]
     held_out = [p for p in everyone if p.split == "held-out"]
     reward_model = job.reward_model() if config.uses_reward_model else None
-    base, launch = job.base_model(), launcher.launch_of(**job.launch)
+    base = job.base_model()
     if config.reward_threshold is not None and not held_out:
         raise InputError(
             'A reward threshold is measured on held-out prompts, and there are none. Mark some prompts "split": '
@@ -421,8 +422,9 @@ def train_ppo(job: Job) -> dict[str, Any]:
                 resume=job.resume,
             ).to_json()
         else:
-            spec = launcher.ppo_spec(base, reward_model, prompts, held_out, config, launch)
-            spec["resume"] = job.resume
+            spec = launcher.ppo_spec(
+                base, reward_model, prompts, held_out, config, launch, job.resume
+            )
             run.metrics = launcher.train(spec, run.folder, launch, job.progress)
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
 

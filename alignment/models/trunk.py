@@ -264,15 +264,16 @@ class Trunk:
 
     def _reward_state(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The reward model's last hidden state [B, H] at the last unmasked token of each row."""
-        if self._own_reward_backbone is not None:
-            hidden = self._own_reward_backbone(
-                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
-            ).last_hidden_state
-        else:
-            with self.role(REWARD):
-                hidden = self.hidden(input_ids=input_ids, attention_mask=attention_mask)
+        hidden = self._reward_hidden(input_ids=input_ids, attention_mask=attention_mask)
         last = attention_mask.size(1) - 1 - attention_mask.flip(1).argmax(1)
         return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+    def _reward_hidden(self, **inputs: Any) -> torch.Tensor:
+        """Hidden states [B, S, H] of the reward role: by its adapter, or by a backbone of its own."""
+        if self._own_reward_backbone is not None:
+            return self._own_reward_backbone(**inputs, use_cache=False).last_hidden_state
+        with self.role(REWARD):
+            return self.hidden(**inputs)
 
     def add_roles(self) -> None:
         """Let `model(..., fused_lm_head=True, role=..., keep=T)` run a role and return `RoleOutput`, last T tokens.
@@ -360,12 +361,8 @@ class Trunk:
         return RoleOutput(**dict(output.items()), lower_states=lower_states)
 
     def _reward(self, keep: int, inputs: dict[str, Any]) -> RoleOutput:
-        if self._own_reward_backbone is not None:
-            hidden = self._own_reward_backbone(**inputs, use_cache=False).last_hidden_state
-        else:
-            with self.role(REWARD):
-                hidden = self.hidden(**inputs)
-        return RoleOutput(state_values=self.base.reward_head(hidden[:, -keep - 1 :]))
+        hidden = self._reward_hidden(**inputs)[:, -keep - 1 :]
+        return RoleOutput(state_values=self.base.reward_head(hidden))
 
     def _values(
         self, hidden: torch.Tensor, keep: int, detach: bool, inputs: dict[str, Any]

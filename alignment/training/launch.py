@@ -101,6 +101,7 @@ def ppo_spec(
     held_out: Sequence[Prompt],
     config: PPOTrainingConfig,
     launch: Launch,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """What the workers of a PPO run need to know. Raises `InputError` where a rollout cannot be dealt out evenly."""
     per_update = config.num_mini_batches * config.per_device_train_batch_size
@@ -117,6 +118,7 @@ def ppo_spec(
         "prompts": [prompt.to_json() for prompt in prompts],
         "held_out": [prompt.to_json() for prompt in held_out],
         "config": config.model_dump(mode="json"),
+        "resume": resume,
     }
 
 

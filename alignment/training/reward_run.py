@@ -185,7 +185,7 @@ def build_trainer(
         completions_per_batch=config.per_device_train_batch_size,
         margin=config.margin,
         processing_class=tokenizer,
-        peft_config=None if config.full_finetuning else lora(config, model),
+        peft_config=None if config.full_finetuning else lora(model, config),
         callbacks=[
             ReportProgress(progress, "reward model", ("loss", "accuracy", "eval_loss")),
             WriteMetrics(metrics),
@@ -200,8 +200,8 @@ def build_trainer(
     return trainer
 
 
-def lora(config: RewardTrainingConfig, model: Any) -> LoraConfig:
-    """The adapter on `model`, which carries the score layer."""
+def lora(model: Any, config: RewardTrainingConfig) -> LoraConfig:
+    """The adapter, which carries the score layer."""
     return lora_config(
         model,
         task_type="SEQ_CLS",
