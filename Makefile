@@ -52,5 +52,8 @@ bench-demo: $(VENV)/.installed ## the figures of the demo for three seeds
 bench-load: $(VENV)/.installed ## 200 labelers at once against a served instance that is killed ten times
 	$(BIN)/python -m benchmarks.load
 
+bench-reward: $(VENV)/.installed ## the reward trainer against TRL's own on the same pairs
+	$(BIN)/python -m benchmarks.reward
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info
