@@ -72,7 +72,16 @@ def test_every_control_is_named_and_reached_by_tab(server, board):
             break
     assert names[-1].startswith("Submit"), names
     assert not [name for name in names if name.startswith("unnamed")]
-    for wanted in ("Guidelines", "My answers", "Settings", "Keys", "Completion A", "Completion D", "Flag A", "Undo"):
+    for wanted in (
+        "Guidelines",
+        "My answers",
+        "Settings",
+        "Keys",
+        "Completion A",
+        "Completion D",
+        "Flag A",
+        "Undo",
+    ):
         assert any(name.startswith(wanted) for name in names), (wanted, names)
     ids = shown_ids(page)
     submitted(page)

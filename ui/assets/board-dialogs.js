@@ -31,7 +31,8 @@ window.concord.boardDialogs = (board) => {
     });
   }
 
-  // Harm flags. They count as soon as they are set: closing the dialog in whatever way keeps them.
+  // Harm flags. They count as soon as they are set, whatever way the dialog is closed. (Its "close" event would be too
+  // late: it comes after the keys that a quick labeler presses next.)
   let flagging = null;
 
   function flags(id) {
@@ -42,16 +43,12 @@ window.concord.boardDialogs = (board) => {
     part("flags").showModal();
   }
 
-  part("flags").addEventListener("close", () => {
+  part("harms").addEventListener("change", () => {
     if (!board.ranking?.ids.includes(flagging)) return;
     const harms = [...part("harms").querySelectorAll("input:checked")].map((input) => input.value);
-    const before = board.ranking.flags.get(flagging) ?? [];
-    if (harms.join() !== before.join()) {
-      board.ranking.flag(flagging, harms);
-      board.changed();
-      board.say(`${board.letter(flagging)} ${harms.length ? `flagged: ${harms.map((harm) => HARMS[harm]).join(", ")}` : "no longer flagged"}.`);
-    }
-    board.focus(flagging);
+    board.ranking.flag(flagging, harms);
+    board.changed();
+    board.say(`${board.letter(flagging)} ${harms.length ? `flagged: ${harms.map((harm) => HARMS[harm]).join(", ")}` : "no longer flagged"}.`);
   });
 
   // Cannot judge

@@ -60,6 +60,7 @@ window.concord.boardKeys = (board) => {
   }
 
   document.addEventListener("keydown", (event) => {
+    if (event.defaultPrevented) return; // the Enter that closed a dialog, say, does not submit as well
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || root.querySelector("dialog[open]")) return;
     const { target } = event;
     if (target.closest?.("textarea, select, [contenteditable], input:not([type=radio])")) {
