@@ -162,6 +162,10 @@ def test_flags_rationale_and_confidence_go_with_the_answer(server, board):
     expect(page.locator(f'.b-card[data-id="{b}"] .b-flagged')).to_have_text(
         "Hateful, Personal data"
     )
+    sure = page.get_by_role("radio", name="2")
+    sure.check()
+    sure.click()  # the same again takes it back
+    expect(sure).not_to_be_checked()
     page.get_by_role("radio", name="4").check()
     press(page, "w")
     page.keyboard.type("1 insults; g and u are no keys here")

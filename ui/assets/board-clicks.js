@@ -40,6 +40,12 @@ window.concord.boardClicks = (board) => {
   }
 
   root.addEventListener("click", (event) => clicked(event.target));
+  root.addEventListener("click", ({ target }) => { // the same confidence again takes it back
+    if (target.name !== "b-confidence" || board.busy || Number(target.value) !== board.ranking?.confidence) return;
+    target.checked = false;
+    board.ranking.confidence = null;
+    board.changed();
+  });
   root.addEventListener("focusin", (event) => {
     const id = event.target.closest(".b-card")?.dataset.id;
     if (id && board.ranking && id !== board.current) { board.current = id; board.update(); }

@@ -94,7 +94,7 @@ window.concord.boardDialogs = (board) => {
   }
 
   // What practice says about an answer; resolves when the labeler has read it.
-  function feedback({ correct, agreement, expected, explanation, done, total, passed }, ranks) {
+  function feedback({ correct, agreement, expected, explanation, done, total, right, needed, passed }, ranks) {
     part("feedback-title").textContent = correct ? "That is what was expected" : "Not quite what was expected";
     part("feedback").classList.toggle("good", correct);
     part("feedback-text").textContent = explanation || "";
@@ -103,7 +103,7 @@ window.concord.boardDialogs = (board) => {
         make("th", { scope: "row" }, make("b", { text: board.letter(id) }), make("span", { text: board.cards.excerpt(id), dir: "auto" })),
         make("td", { text: board.ordinal(ranks[id]) }), make("td", { text: board.ordinal(expected[id]) }))));
     const how = `${Math.round(100 * agreement)}% of the pairs agree.`;
-    const standing = done < total ? `Practice ${done} of ${total}.` : passed ? "Practice is over, and you have passed. What follows counts." : "Practice is over.";
+    const standing = done < total ? `Practice ${done} of ${total}.` : passed ? "Practice is over, and you have passed. What follows counts." : `This round is over: ${right} right, ${needed} needed.`;
     part("feedback-standing").textContent = `${how} ${standing}`;
     board.say(part("feedback-title").textContent);
     return new Promise((resolve) => {
