@@ -25,8 +25,10 @@ from ui.access import Access
 from ui.api import add_error_handlers, api_routes
 from ui.board import board_page
 from ui.desk import Desk
+from ui.dispatcher import Dispatcher
 from ui.guard import HOME, PATHS, Guard, caller
 from ui.look import page_head, theme
+from ui.people_page import people_page
 from ui.reports import report_routes
 from ui.review_page import review_page
 from ui.runs_page import runs_page
@@ -70,8 +72,9 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     access = Access(store, sessions)
     pages = {
         "/board": board_page(),
-        "/runs": runs_page(access, store, workspace),
+        "/runs": runs_page(),
         "/review": review_page(access, store, workspace),
+        "/people": people_page(access, desk),
     }
     for path, blocks in pages.items():
         _mount(app, path, blocks, store, sessions)
@@ -105,8 +108,8 @@ def _mount(app: FastAPI, path: str, blocks: gr.Blocks, store: Store, sessions: S
 def serve(workspace: Path, *, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serve the workspace until interrupted. Raises `ConcordError` where the port is taken."""
     app = create_app(workspace)
-    app.state.desk.toxicity.start()
-    with _listen(host, port) as listening:
+    app.state.desk.start()
+    with _listen(host, port) as listening, Dispatcher(Path(workspace), app.state.desk.store):
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
         uvicorn.Server(config).run(sockets=[listening])
 
