@@ -11,6 +11,7 @@ window.concord.boardClicks = (board) => {
       board.toggleNone();
       if (event.detail) board.refocus(); // a click, not a key: the next Enter is to submit, not to press the button again
     },
+    written: () => board.cards.toggleWritten(),
     help: () => part("help").showModal(),
     guidelines: () => board.guide.toggle(),
     answers: () => board.answers.open(),
