@@ -99,7 +99,7 @@ def test_rows_of_a_data_set_are_fetched_by_another_process(tmp_path):
     assert exchange.renamed(rows, {"prompt": "question"})[0]["prompt"] == "What is 0?"
     with pytest.raises(InputError, match="no column 'ask'"):
         exchange.renamed(rows, {"prompt": "ask"})
-    with pytest.raises(InputError, match="cannot be had.*JSONL or CSV"):
+    with pytest.raises(InputError, match=r"cannot be had.*JSONL or CSV"):
         exchange.hub_rows("nobody/has-this-data-set", "train", 3)
 
 

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from alignment.config import LabellingConfig, load_config
+from alignment.errors import ConcordError
 from alignment.feedback.guidelines import Guidelines, guidelines_path, keep_version
 from alignment.feedback.practice import PracticeItem, load_practice
 from alignment.feedback.preferences import Preferences
@@ -38,7 +39,10 @@ class Desk:
 
     def _follow(self) -> None:
         while True:
-            said = refresh_priorities(self.store, self.rules)
+            try:
+                said = refresh_priorities(self.store, self.rules)
+            except ConcordError as error:  # the store is busy, say: the next time will do
+                said = str(error)
             if said is None:  # the strategy needs no run
                 return
             self.strategy_note = said
