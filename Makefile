@@ -46,6 +46,9 @@ $(VENV)/.bench: $(VENV)/.installed
 bench-consensus: $(VENV)/.bench ## consensus against what a user could install instead
 	$(BIN)/python -m benchmarks.consensus
 
+bench-plan: $(VENV)/.installed ## planned memory against measured peaks of small models
+	$(BIN)/python -m benchmarks.plan
+
 bench-demo: $(VENV)/.installed ## the figures of the demo for three seeds
 	$(BIN)/python -m benchmarks.demo
 

@@ -18,6 +18,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 
 from alignment import __version__
+from alignment.cli_plan import plan
 from alignment.errors import ConcordError
 from alignment.progress import Progress
 
@@ -40,6 +41,8 @@ for name, group in {
     "runs": runs_app,
 }.items():
     app.add_typer(group, name=name)
+
+app.command()(plan)
 
 _WORKSPACE = typer.Option(
     "--workspace", "-w", help="The workspace; by default the current folder if it is one."

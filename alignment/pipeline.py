@@ -172,7 +172,10 @@ def sample(job: Job) -> dict[str, Any]:
 
     config, prompts = job.config.sample, job.prompts(job.config.sample.split)
     base = job.base_model()
-    tokenizer, model = load_tokenizer(base), load_causal_lm(job.file("policy") or base)
+    tokenizer, model = (
+        load_tokenizer(base),
+        load_causal_lm(job.file("policy") or base, job.config.precision),
+    )
     inputs = {"model": str(job.file("policy") or base), "prompts": len(prompts)}
     with job.run("sample", config, inputs) as run:
         drawn = sample_completions(
@@ -278,7 +281,14 @@ def train_reward(job: Job) -> dict[str, Any]:
     summary = job.latest_metrics("consensus") if job.file("pairs") is None else {}
     with job.run("reward", config, {"model": base, "pairs": len(pairs)}) as run:
         result = reward.train_reward(
-            base, tokenizer, train, held_out, config, run.folder, job.progress
+            base,
+            tokenizer,
+            train,
+            held_out,
+            config,
+            run.folder,
+            job.progress,
+            job.config.precision,
         )
         run.metrics = {
             **result.to_json(),
@@ -305,7 +315,15 @@ def train_ppo(job: Job) -> dict[str, Any]:
     inputs = {"model": base, "reward_model": str(reward_model), "prompts": len(prompts)}
     with job.run("ppo", config, inputs) as run:
         result = ppo.train_ppo(
-            base, tokenizer, reward_model, prompts, held_out, config, run.folder, job.progress
+            base,
+            tokenizer,
+            reward_model,
+            prompts,
+            held_out,
+            config,
+            run.folder,
+            job.progress,
+            job.config.precision,
         )
         run.metrics = result.to_json()
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
@@ -322,9 +340,9 @@ def evaluate_toxicity(job: Job) -> dict[str, Any]:
     scorer, tokenizer = load_scorer(config.scorer, config.toxic_label), load_tokenizer(base)
     inputs = {"model": base, "policy": str(policy), "prompts": [p.prompt_id for p in prompts]}
     with job.run("evaluate", config, inputs) as run:
-        base_model = load_causal_lm(base)
+        base_model = load_causal_lm(base, job.config.precision)
         before, _ = _answers(job, "before", base_model, base_model, tokenizer, prompts, run.run_id)
-        aligned = load_causal_lm(policy)
+        aligned = load_causal_lm(policy, job.config.precision)
         after, own_cost = _answers(
             job, "after", aligned, base_model, tokenizer, prompts, run.run_id
         )

@@ -23,6 +23,8 @@ FLOORS = {
     "alignment.pipeline": 4,
     "alignment.demo_base": 4,
     "alignment.demo": 4,
+    "alignment.planning": 4,
+    "alignment.cli_plan": 5,
     "alignment.cli": 5,
     "ui": 5,
 }

@@ -25,6 +25,7 @@ from alignment.models.loading import (
     load_causal_lm,
     turn_off_dropout,
 )
+from alignment.models.quantization import keep_trained_in_float32, mixed_precision
 from alignment.models.trunk import Trunk
 from alignment.progress import Progress, silent
 from alignment.records import Prompt
@@ -32,6 +33,7 @@ from alignment.sampling import sample_completions
 from alignment.training import ppo_math
 from alignment.training.callbacks import append_jsonl, finite, without_printing
 from alignment.training.ppo_trainer import PPOTrainer, score_sequences
+from alignment.training.vllm import vllm_arguments
 
 POLICY_FILE = "policy.json"
 # What TRL logs under other names, or for trainers that PPO is not.
@@ -68,6 +70,7 @@ def train_ppo(
     config: PPOTrainingConfig,
     out: Path,
     progress: Progress = silent,
+    precision: str = "fp32",
 ) -> PPOResult:
     """Train a policy adapter on `prompts`, watching the mean reward on `held_out`, and save it to `out`.
 
@@ -77,7 +80,7 @@ def train_ppo(
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     set_seed(config.seed)
-    base_model = load_causal_lm(base)
+    base_model = load_causal_lm(base, precision)
     turn_off_dropout(base_model)
     trunk = Trunk(
         base_model,
@@ -106,11 +109,12 @@ def train_ppo(
         trainer = PPOTrainer(
             trunk,
             config,
-            args=_arguments(config, scratch),
+            args=_arguments(config, scratch, precision),
             train_dataset=Dataset.from_list([{"prompt": prompt.prompt} for prompt in prompts]),
             processing_class=tokenizer,
             callbacks=[watch],
         )
+        keep_trained_in_float32(trunk.model)
         watch.evaluate(0)
         without_printing(trainer).train()
     result = watch.result()
@@ -124,7 +128,7 @@ def train_ppo(
     return result
 
 
-def _arguments(config: PPOTrainingConfig, scratch: str) -> GRPOConfig:
+def _arguments(config: PPOTrainingConfig, scratch: str, precision: str = "fp32") -> GRPOConfig:
     micro_batches = config.batch_size // config.per_device_train_batch_size
     updates = config.num_ppo_epochs * config.num_mini_batches
     return GRPOConfig(
@@ -144,7 +148,8 @@ def _arguments(config: PPOTrainingConfig, scratch: str) -> GRPOConfig:
         lr_scheduler_type="linear",
         warmup_steps=updates,
         max_grad_norm=config.max_grad_norm,
-        bf16=torch.cuda.is_available(),
+        **mixed_precision(precision),
+        **vllm_arguments(config),
         gradient_checkpointing=False,
         logging_steps=updates,
         save_strategy="no",

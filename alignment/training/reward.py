@@ -30,6 +30,11 @@ from alignment.models.loading import (
     pad_id,
     placed,
 )
+from alignment.models.quantization import (
+    keep_trained_in_float32,
+    load_options,
+    mixed_precision,
+)
 from alignment.models.trunk import REWARD_FILE, fingerprint
 from alignment.progress import Progress, silent
 from alignment.records import PreferencePair
@@ -76,8 +81,11 @@ def train_reward(
     config: RewardTrainingConfig,
     out: Path,
     progress: Progress = silent,
+    precision: str = "fp32",
 ) -> RewardResult:
     """Train on `train_pairs`, measure on `held_out_pairs`, and save adapter, head and tokenizer to `out`.
+
+    The frozen base is held in `precision`; what trains is in float32.
 
     Raises `TrainingError` where no pair fits `max_length`, or the loss is no longer a number.
     """
@@ -85,7 +93,7 @@ def train_reward(
         out.mkdir(parents=True, exist_ok=True)
     set_seed(config.seed)
     model = AutoModelForSequenceClassification.from_pretrained(
-        str(base), num_labels=1, dtype=torch.float32
+        str(base), num_labels=1, **load_options(precision)
     )
     model.config.pad_token_id = tokenizer.pad_token_id
     base_print = fingerprint(model)
@@ -102,7 +110,7 @@ def train_reward(
     with tempfile.TemporaryDirectory() as scratch:
         trainer = RewardTrainer(
             model=model,
-            args=_arguments(config, scratch),
+            args=_arguments(config, scratch, precision),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
             peft_config=LoraConfig(
@@ -118,6 +126,7 @@ def train_reward(
                 WriteMetrics(out / "metrics.jsonl"),
             ],
         )
+        keep_trained_in_float32(trainer.model)
         without_printing(trainer).train()
     trained = placed(trainer.model).eval()
     chosen, rejected = pair_scores(trained, tokenizer, held_out, config.per_device_train_batch_size)
@@ -144,7 +153,7 @@ def _fitting(rows: list[dict[str, list[int]]], longest: int) -> list[dict[str, l
     return [row for row in rows if max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= longest]
 
 
-def _arguments(config: RewardTrainingConfig, scratch: str) -> RewardConfig:
+def _arguments(config: RewardTrainingConfig, scratch: str, precision: str) -> RewardConfig:
     return RewardConfig(
         output_dir=scratch,
         num_train_epochs=config.num_train_epochs,
@@ -156,7 +165,7 @@ def _arguments(config: RewardTrainingConfig, scratch: str) -> RewardConfig:
         lr_scheduler_type="linear",
         max_length=None,
         gradient_checkpointing=False,
-        bf16=torch.cuda.is_available(),
+        **mixed_precision(precision),
         logging_steps=0.01,  # a hundredth of the steps
         save_strategy="no",
         report_to="none",
