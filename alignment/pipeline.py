@@ -13,6 +13,7 @@ from typing import Any
 
 from alignment.config import Config
 from alignment.errors import InputError, nearest
+from alignment.exporting import write_card
 from alignment.feedback import people, runs
 from alignment.feedback.consensus import Consensus, fit_consensus
 from alignment.feedback.courtesy import courtesy
@@ -326,6 +327,7 @@ def train_ppo(job: Job) -> dict[str, Any]:
             job.config.precision,
         )
         run.metrics = result.to_json()
+        write_card(job.workspace.store if job.workspace else None, run.folder, base)
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
 
 
@@ -340,9 +342,9 @@ def evaluate_toxicity(job: Job) -> dict[str, Any]:
     scorer, tokenizer = load_scorer(config.scorer, config.toxic_label), load_tokenizer(base)
     inputs = {"model": base, "policy": str(policy), "prompts": [p.prompt_id for p in prompts]}
     with job.run("evaluate", config, inputs) as run:
-        base_model = load_causal_lm(base, job.config.precision)
+        base_model = load_causal_lm(base)
         before, _ = _answers(job, "before", base_model, base_model, tokenizer, prompts, run.run_id)
-        aligned = load_causal_lm(policy, job.config.precision)
+        aligned = load_causal_lm(policy)
         after, own_cost = _answers(
             job, "after", aligned, base_model, tokenizer, prompts, run.run_id
         )
@@ -482,8 +484,12 @@ def _training_rows(folder: Path | None) -> list[dict[str, Any]] | None:
     return read_jsonl(path, dict) if path is not None and path.exists() else None
 
 
-def export(job: Job, what: str) -> dict[str, Any]:
+def export(job: Job, what: str, model_options: bool = False) -> dict[str, Any]:
     """Write prompts, completions, rankings, pairs or labelers of the workspace to `--out FILE`."""
+    if model_options:
+        raise InputError(
+            f"--merge, --policy and --model belong to `concord export model`; leave them out for {what}."
+        )
     store = job._store("workspace")
     if job.out is None:
         raise InputError("Say which file to write: --out FILE.jsonl.")
@@ -496,7 +502,8 @@ def export(job: Job, what: str) -> dict[str, Any]:
     }
     if what not in kinds:
         raise InputError(
-            f"There is no {what!r} to export{nearest(what, list(kinds)) or ''}. Choose {', '.join(kinds)}."
+            f"There is no {what!r} to export{nearest(what, [*kinds, 'model']) or ''}. Choose {', '.join(kinds)}, "
+            "or model."
         )
     rows = kinds[what]()
     if job.out.exists():

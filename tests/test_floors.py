@@ -24,6 +24,7 @@ FLOORS = {
     "alignment.demo_base": 4,
     "alignment.demo": 4,
     "alignment.planning": 4,
+    "alignment.exporting": 4,
     "alignment.cli_plan": 5,
     "alignment.cli": 5,
     "ui": 5,
