@@ -77,6 +77,13 @@ def is_quantised(model: Any) -> bool:
     )
 
 
+def in_float32(
+    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]
+) -> tuple[torch.Tensor, ...]:
+    """A forward pre-hook for a head in float32 on hidden states of another type."""
+    return tuple(tensor.float() for tensor in inputs)
+
+
 def keep_trained_in_float32(model: Any) -> None:
     """Put what trains into float32: TRL puts adapters on a quantised base into bf16, too coarse for small updates."""
     for parameter in model.parameters():

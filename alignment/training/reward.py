@@ -31,6 +31,7 @@ from alignment.models.loading import (
     placed,
 )
 from alignment.models.quantization import (
+    in_float32,
     keep_trained_in_float32,
     load_options,
     mixed_precision,
@@ -96,6 +97,7 @@ def train_reward(
         str(base), num_labels=1, **load_options(precision)
     )
     model.config.pad_token_id = tokenizer.pad_token_id
+    model.score.register_forward_pre_hook(in_float32)
     base_print = fingerprint(model)
     longest = min(config.max_length, context_window(model.config) or config.max_length)
     rows, held_out = (
