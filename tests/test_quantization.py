@@ -65,17 +65,26 @@ def test_a_base_is_held_in_the_precision_asked_for(llama_folder):
     not HAS_BITSANDBYTES, reason="bitsandbytes is an extra; without it the error is tested"
 )
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_adapters_train_on_a_quantised_base(llama_folder, tmp_path, precision):
+def test_adapters_train_on_a_quantised_base(tokenizer, tmp_path, precision):
     from safetensors.torch import load_file
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    quantised, whole = load_causal_lm(llama_folder, precision), load_causal_lm(llama_folder)
+    torch.manual_seed(0)
+    folder = tmp_path / "base"  # wider than the tiny models: 4-bit blocks are of 64 weights
+    ids = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1}
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2}
+    LlamaForCausalLM(
+        LlamaConfig(vocab_size=300, num_attention_heads=2, **sizes, **ids)
+    ).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    quantised, whole = load_causal_lm(folder, precision), load_causal_lm(folder)
     linear = quantised.model.layers[0].mlp.up_proj.weight
     assert linear.dtype == {"int8": torch.int8, "int4": torch.uint8}[precision]
     ids = torch.randint(2, 300, (2, 12), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         error = (quantised(ids).logits - whole(ids).logits).norm() / whole(ids).logits.norm()
     assert error < {"int8": 0.05, "int4": 0.3}[precision]
-    policy = train_both(llama_folder, tmp_path, precision)
+    policy = train_both(folder, tmp_path, precision)
     adapter = load_file(policy / "adapter_model.safetensors")
     assert {tensor.dtype for tensor in adapter.values()} == {torch.float32}
 
