@@ -10,16 +10,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from alignment.cli_shared import ConfigOption, JsonOption, SetOption, WorkspaceOption
+
 
 def plan(
     model: Annotated[
         str | None,
         typer.Argument(help="A size such as 7B, a folder or a hub id; by default the base model."),
     ] = None,
-    workspace: Annotated[
-        Path | None,
-        typer.Option("--workspace", "-w", help="Take options from this workspace."),
-    ] = None,
+    workspace: WorkspaceOption = None,
     machine: Annotated[
         str | None,
         typer.Option(help="h100, a100-80gb, rtx-4090 and others, or 24GiB; this one by default."),
@@ -46,15 +45,9 @@ def plan(
     checkpointing: Annotated[
         bool | None, typer.Option(help="Recompute activations in the backward pass.")
     ] = None,
-    config: Annotated[
-        list[Path] | None, typer.Option("--config", help="A YAML file of options. Repeatable.")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="One option. Repeatable.")
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object as the last line.")
-    ] = False,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Say what training will need in memory and roughly in time, before anything is loaded."""
     from alignment.config import load_config

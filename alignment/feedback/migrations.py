@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sqlite_utils import Database
 
 from alignment.errors import StoreError
+from alignment.feedback import labelling_schema
 
 
 def _m001_first(db: Database) -> None:
@@ -137,7 +138,88 @@ def _m001_first(db: Database) -> None:
             )
 
 
-MIGRATIONS: list[Callable[[Database], None]] = [_m001_first]
+def _m002_known_orders(db: Database) -> None:
+    """Orders known to be true: gold set beforehand, and adjudications. Null ranks withdraw the order they supersede.
+    Rankings may say that none of the completions is acceptable."""
+    db.execute("ALTER TABLE rankings ADD COLUMN none_acceptable INTEGER NOT NULL DEFAULT 0")
+    db.table("known_orders").create(
+        {
+            "order_id": int,
+            "prompt_id": str,
+            "task_id": str,
+            "ranks": str,
+            "source": str,
+            "set_by": str,
+            "comment": str,
+            "supersedes": int,
+            "created": str,
+        },
+        pk="order_id",
+        not_null={"prompt_id", "source", "set_by", "created"},
+        foreign_keys=[
+            ("prompt_id", "prompts", "prompt_id"),
+            ("task_id", "tasks", "task_id"),
+            ("supersedes", "known_orders", "order_id"),
+        ],
+    )
+    db.table("known_orders").create_index(["supersedes"], unique=True)
+    db.table("known_orders").create_index(["prompt_id"])
+    db.create_view(
+        "standing_known_orders",
+        "SELECT * FROM known_orders AS k WHERE ranks IS NOT NULL AND NOT EXISTS "
+        "(SELECT 1 FROM known_orders AS newer WHERE newer.supersedes = k.order_id)",
+    )
+    for action in ("UPDATE", "DELETE"):
+        db.execute(
+            f"CREATE TRIGGER known_orders_no_{action.lower()} BEFORE {action} ON known_orders "
+            "BEGIN SELECT RAISE(ABORT, 'known_orders are append-only'); END"
+        )
+
+
+def _m003_run_queue(db: Database) -> None:
+    """Requests behind runs, the processes that work on them, and what people noted about them."""
+    db.table("run_requests").create(
+        {
+            "run_id": str,
+            "stage": str,
+            "config": str,
+            "files": str,
+            "launch": str,
+            "after": str,
+            "resume": int,
+            "created_by": str,
+            "created": str,
+        },
+        pk="run_id",
+        not_null={"stage", "config", "files", "launch", "after", "resume", "created"},
+        foreign_keys=[("run_id", "runs", "run_id")],
+    )
+    db.table("run_processes").create(
+        {"run_id": str, "pid": int, "started": float},
+        pk="run_id",
+        foreign_keys=[("run_id", "runs", "run_id")],
+    )
+    db.table("run_marks").create(
+        {"mark_id": int, "run_id": str, "kind": str, "value": str, "by": str, "created": str},
+        pk="mark_id",
+        not_null={"run_id", "kind", "by", "created"},
+        foreign_keys=[("run_id", "runs", "run_id")],
+    )
+    db.table("run_marks").create_index(["run_id"])
+    for action in ("UPDATE", "DELETE"):
+        db.execute(
+            f"CREATE TRIGGER run_marks_no_{action.lower()} BEFORE {action} ON run_marks "
+            "BEGIN SELECT RAISE(ABORT, 'run_marks are append-only'); END"
+        )
+
+
+MIGRATIONS: list[Callable[[Database], None]] = [
+    _m001_first,
+    _m002_known_orders,
+    _m003_run_queue,
+    labelling_schema.labelling,
+    labelling_schema.accounts,
+]
 
 
 def schema_version(db: Database) -> int:
