@@ -12,11 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from alignment import __version__
+from alignment.cli_known_orders import adjudicate, gold_app
 from alignment.cli_plan import plan
 from alignment.cli_runs import runs_app
 from alignment.cli_shared import (
     CompletionsOption,
     ConfigOption,
+    GoldOption,
     JsonOption,
     ModelOption,
     OutOption,
@@ -51,8 +53,10 @@ for name, group in {
     "train": train_app,
     "evaluate": evaluate_app,
     "runs": runs_app,
+    "gold": gold_app,
 }.items():
     app.add_typer(group, name=name)
+app.command()(adjudicate)
 
 app.command()(plan)
 
@@ -164,6 +168,7 @@ def consensus(
     rankings: RankingsOption = None,
     completions: CompletionsOption = None,
     prompts: PromptsOption = None,
+    gold: GoldOption = None,
     out: OutOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
@@ -181,6 +186,7 @@ def consensus(
         rankings=rankings,
         completions=completions,
         prompts=prompts,
+        gold=gold,
     ) as job:
         figures = pipeline.consensus(job)
     labelers = figures.pop("labelers_table")

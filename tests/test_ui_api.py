@@ -63,6 +63,8 @@ ROUTES = {
     ("GET", "/reports/{run_id}"): {"reviewer", "engineer", "admin"},
     ("GET", "/board"): SIGNED_IN,
     ("GET", "/runs"): {"engineer", "admin"},
+    ("GET", "/consensus"): {"engineer", "admin"},
+    ("GET", "/exports/{what}"): {"engineer", "admin"},
     ("GET", "/review"): {"reviewer", "engineer", "admin"},
 }
 PROBES = {
@@ -75,6 +77,8 @@ PROBES = {
     "/reports/{run_id}": "/reports/evaluate-1",
     "/board": "/board/",
     "/runs": "/runs/",
+    "/consensus": "/consensus/",
+    "/exports/{what}": "/exports/rankings",
     "/review": "/review/",
 }
 GRADIO_PROBES = (
@@ -181,7 +185,7 @@ def test_every_route_is_open_to_its_roles_only(shared, role):
 
 
 @pytest.mark.parametrize("role", [*people.ROLES, None])
-@pytest.mark.parametrize("page", ["/runs", "/review", "/board"])
+@pytest.mark.parametrize("page", ["/runs", "/review", "/board", "/consensus"])
 def test_gradio_endpoints_are_open_to_the_roles_of_their_page_only(shared, page, role):
     client = client_of(shared, role)
     allowed = ROUTES["GET", page]
@@ -225,7 +229,9 @@ def test_every_gradio_handler_checks_the_role_itself(shared, name):
             with pytest.raises(gr.Error):
                 function.fn(**{n: request if n == "request" else None for n in names})
             checked += 1
-    assert checked == 6, "three handlers on the runs page, three on the review page"
+    assert checked == 12, (
+        "three on the runs page, three on the review page, six on the consensus page"
+    )
 
 
 def test_unknown_paths_are_closed(shared):

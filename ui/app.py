@@ -20,12 +20,15 @@ from starlette.staticfiles import StaticFiles
 
 import alignment
 from alignment.errors import ConcordError
+from alignment.feedback.live_consensus import LiveConsensus
 from alignment.feedback.store import Store
 from ui.access import Access
 from ui.api import add_error_handlers, api_routes
 from ui.board import board_page
+from ui.consensus_page import consensus_page
 from ui.desk import Desk
 from ui.dispatcher import Dispatcher
+from ui.exports import export_routes
 from ui.guard import HOME, PATHS, Guard, caller
 from ui.look import page_head, theme
 from ui.reports import report_routes
@@ -58,6 +61,8 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     app.include_router(sign_in_routes(store, sessions))
     app.include_router(api_routes(desk))
     app.include_router(report_routes(store, workspace))
+    live = LiveConsensus(store)
+    app.include_router(export_routes(store, live))
     app.mount("/assets", StaticFiles(directory=ASSETS), name="assets")
 
     @app.get("/favicon.ico", include_in_schema=False)
@@ -72,6 +77,7 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     pages = {
         "/board": board_page(),
         "/runs": runs_page(),
+        "/consensus": consensus_page(access, store, live),
         "/review": review_page(access, store, workspace),
     }
     for path, blocks in pages.items():
