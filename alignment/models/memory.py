@@ -183,9 +183,7 @@ def head_bytes(shape: ModelShape, setting: Setting) -> float:
     size = setting.compute_bytes
     tile = min(rows, TILE_TOKENS) * TILE_WORDS * size
     if not setting.accelerator:
-        # Numbers narrower than float32 are widened first: one more copy.
-        copies = CPU_TILES + (size < 4)
-        tile += copies * min(rows, TILE_TOKENS) * min(shape.vocab_size, TILE_WORDS) * 4
+        tile += CPU_TILES * min(rows, TILE_TOKENS) * min(shape.vocab_size, TILE_WORDS) * 4
     hidden = rows * shape.hidden_size * (size + 4)
     weights = 4 * shape.vocab_size * shape.hidden_size if setting.lora_rank is None else 0
     return tile + hidden + weights
