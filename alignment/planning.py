@@ -63,16 +63,17 @@ def plan(config: Config, options: PlanOptions) -> dict[str, Any]:
 def _setting(stage: str, config: Config, options: PlanOptions, accelerator: bool) -> Any:
     from alignment.models.memory import Setting
 
-    section: Any = config.ppo if stage == "ppo" else config.reward
+    section: Any = config.reward if stage == "reward" else config.ppo
     rank = options.lora_rank or section.lora_rank
+    full = options.full if stage == "sft" else stage == "reward" and config.reward.full_finetuning
     batch = options.batch_size or section.per_device_train_batch_size
     checkpointing = options.activation_checkpointing
     if checkpointing is None:
         checkpointing = getattr(section, "gradient_checkpointing", False)
     return Setting(
         stage=stage,  # pyright: ignore[reportArgumentType]
-        precision=options.precision or config.precision,  # pyright: ignore[reportArgumentType]
-        lora_rank=None if options.full and stage == "sft" else rank,
+        precision=options.precision or config.base_precision,  # pyright: ignore[reportArgumentType]
+        lora_rank=None if full else rank,
         batch_size=batch,
         prompt_length=options.prompt_length,
         completion_length=options.completion_length or config.ppo.response_length,
@@ -109,7 +110,7 @@ def _stage(name: str, shape: Any, setting: Any, machine: Any, config: Config) ->
 def _memory(name: str, shape: Any, setting: Any, config: Config) -> Any:
     from alignment.models.memory import plan_memory
 
-    section = config.ppo if setting.stage == "ppo" else config.reward
+    section = config.reward if setting.stage == "reward" else config.ppo
     targets = section.lora_target_modules
     targets = targets if isinstance(targets, str) else tuple(targets)
     kept = _counted(name, setting.precision, setting.accelerator, setting.lora_rank, targets)
@@ -147,6 +148,8 @@ def _seconds(shape: Any, setting: Any, machine: Any, config: Config) -> Any:
 
 def _what_would_fit(name: str, shape: Any, setting: Any, machine: Any, config: Config) -> list[str]:
     """Single changes, and checkpointing with a batch of 1, after which the stage fits; the mildest first."""
+    from alignment.models.quantization import QUANTISED
+
     lean = {"activation_checkpointing": True, "batch_size": 1}
     changes: list[tuple[str, dict[str, Any]]] = [
         ("activation checkpointing", {"activation_checkpointing": True}),
@@ -159,7 +162,7 @@ def _what_would_fit(name: str, shape: Any, setting: Any, machine: Any, config: C
         changes += [
             (f"{p}, activation checkpointing and a batch of 1", {**lean, "precision": p})
             for p in ("bf16", "int8", "int4")
-            if p != setting.precision
+            if (p != setting.precision and setting.sharding == "ddp") or p == "bf16"
         ]
     changes += [
         (
@@ -167,7 +170,7 @@ def _what_would_fit(name: str, shape: Any, setting: Any, machine: Any, config: C
             {**lean, "devices": n, "sharding": "fsdp"},
         )
         for n in (2, 4, 8)
-        if n > setting.devices and setting.accelerator
+        if n > setting.devices and setting.accelerator and setting.precision not in QUANTISED
     ]
     found = []
     for words, change in changes:

@@ -30,7 +30,7 @@ class Step:
     num_hidden_layers: int = 4
     vocab_size: int = 4000
     lora_rank: int | None = 16  # None trains all weights
-    batch: int = 8  # sequences (sft, ppo) or pairs (reward) per forward and backward pass
+    batch: int = 8  # sequences per forward and backward pass
     prompt_length: int = 64
     completion_length: int = 64
     rollout: int = 16
@@ -142,26 +142,24 @@ def reward(step: Step, folder: Path, out: Path) -> Callable[[], None]:
 
     tokenizer = load_tokenizer(folder)
     length = step.completion_length - 1
-    pairs = [
-        PreferencePair(
-            "p" * step.prompt_length,
-            f"{n:c>{length}}",
-            f"{n:r>{length}}",
-            0.9,
-            0.9,
-            f"p{n}",
-            f"{n}c",
-            f"{n}r",
-        )
-        for n in range(2 * step.batch)
-    ]
+
+    def pair(number: int) -> PreferencePair:
+        prompt = f"{number:p>{step.prompt_length}}"
+        chosen, rejected = f"{number:c>{length}}", f"{number:r>{length}}"
+        ids = (f"p{number}", f"{number}c", f"{number}r")
+        return PreferencePair(prompt, chosen, rejected, 0.9, 0.9, *ids)
+
+    pairs = [pair(number) for number in range(2 * step.batch)]
     config = RewardTrainingConfig(
         lora_rank=step.lora_rank or 16,
+        full_finetuning=step.lora_rank is None,
         num_train_epochs=1,
+        evaluations=1,
         per_device_train_batch_size=step.batch,
     )  # pyright: ignore[reportCallIssue]
+    held_out = [pair(number + len(pairs)) for number in range(2)]
     return lambda: train_reward(
-        folder, tokenizer, pairs, pairs[:2], config, out, precision=step.precision
+        folder, tokenizer, pairs, held_out, config, out, base_precision=step.precision
     )
 
 
@@ -171,7 +169,7 @@ def ppo(step: Step, folder: Path, out: Path) -> Callable[[], None]:
     from alignment.records import Prompt
     from alignment.training.ppo import train_ppo
 
-    reward(replace(step, batch=2, prompt_length=8, completion_length=8), folder, out / "reward")()
+    reward(replace(step, batch=4, prompt_length=8, completion_length=8), folder, out / "reward")()
     tokenizer = load_tokenizer(folder)
     prompts = [Prompt(f"p{n}", f"{n:p>{step.prompt_length}}") for n in range(step.rollout // 2)]
     config = PPOTrainingConfig(
@@ -191,7 +189,7 @@ def ppo(step: Step, folder: Path, out: Path) -> Callable[[], None]:
         [],
         config,
         out / "policy",
-        precision=step.precision,
+        base_precision=step.precision,
     )
 
 

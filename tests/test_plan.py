@@ -170,7 +170,7 @@ def test_checkpointing_batch_and_precision_move_the_peak_the_right_way(seven_bil
 def test_time_by_hand(seven_billion):
     shape, _ = seven_billion
     device = Machine("x", 80 * GIB, True, 1e14, 1e12, GIB)
-    setting = Setting("reward", precision="bf16", batch_size=4, lora_rank=8)
+    setting = Setting("reward", precision="bf16", batch_size=8, lora_rank=8)
     forward = 8 * 320 * (2 * shape.linear_parameters + 2 * 32 * 4096 * 320)
     assert forward_flops(shape, 8 * 320, 320) == forward
     assert step_seconds(shape, setting, device) == pytest.approx(2 * forward / 4e13)
@@ -195,7 +195,7 @@ def test_the_plan_says_what_fits_and_what_would():
 
 
 def test_options_come_from_the_configuration_and_the_command_line_wins():
-    config = load_config(None, ["precision=bf16", "ppo.lora_rank=4", "ppo.batch_size=32"])
+    config = load_config(None, ["base_precision=bf16", "ppo.lora_rank=4", "ppo.batch_size=32"])
     stage = plan(config, PlanOptions(model="1B", machine="h100", devices=2, fsdp=True))["stages"]
     assert stage["ppo"]["setting"]["lora_rank"] == 4
     assert stage["ppo"]["setting"]["rollout"] == 32
@@ -211,10 +211,12 @@ def test_bad_input_says_what_to_do():
         model_shape("nobody/nothing")
     with pytest.raises(InputError, match="did you mean 'h100'"):
         machine("h10")
-    with pytest.raises(InputError, match="LoRA only"):
+    with pytest.raises(InputError, match="adapters only"):
         Setting("ppo", lora_rank=None)
     with pytest.raises(InputError, match="cannot be trained"):
         Setting("sft", lora_rank=None, precision="int4")
+    with pytest.raises(InputError, match="does not split"):
+        Setting("ppo", precision="int8", devices=2, sharding="fsdp")
     with pytest.raises(InputError, match="context window"):
         plan(Config(), PlanOptions(model="7B", machine="h100", prompt_length=5000))
     with pytest.raises(ModelError, match="lora_target_modules"):

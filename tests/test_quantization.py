@@ -30,13 +30,15 @@ def train_both(folder, out, precision):
     tokenizer = load_tokenizer(folder)
     small = {"lora_rank": 4, "per_device_train_batch_size": 2}
     reward = RewardTrainingConfig(num_train_epochs=1, **small)
-    train_reward(folder, tokenizer, PAIRS[:4], PAIRS[4:], reward, out / "rm", precision=precision)
+    train_reward(
+        folder, tokenizer, PAIRS[:4], PAIRS[4:], reward, out / "rm", base_precision=precision
+    )
     ppo = PPOTrainingConfig(
         max_iterations=1, batch_size=4, num_mini_batches=1, response_length=8, **small
     )
     prompts = [Prompt(f"p{n}", f"What a day {n}!") for n in range(4)]
     result = train_ppo(
-        folder, tokenizer, out / "rm", prompts, [], ppo, out / "policy", precision=precision
+        folder, tokenizer, out / "rm", prompts, [], ppo, out / "policy", base_precision=precision
     )
     assert result.iterations == 1
     return out / "policy"
@@ -113,10 +115,10 @@ def test_only_what_trains_is_put_into_float32():
 
 
 def test_an_unknown_precision_is_refused():
-    assert load_config(None, ["precision=int4"]).precision == "int4"
-    assert Config().precision == "fp32"
-    with pytest.raises(ConfigError, match="precision"):
-        load_config(None, ["precision=int3"])
+    assert load_config(None, ["base_precision=int4"]).base_precision == "int4"
+    assert Config().base_precision == "fp32"
+    with pytest.raises(ConfigError, match="base_precision"):
+        load_config(None, ["base_precision=int3"])
 
 
 def test_vllm_is_handed_on_or_the_error_says_what_to_install(monkeypatch):

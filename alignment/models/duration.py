@@ -45,7 +45,7 @@ def step_seconds(shape: ModelShape, setting: Setting, machine: Machine) -> float
     """Of one update of SFT or the reward model, all devices at work; None where the device's speed is not known."""
     if machine.flops is None:
         return None
-    sequences = setting.sequences * setting.accumulation
+    sequences = setting.batch_size * setting.accumulation
     return update_flops(shape, setting, sequences) / (machine.flops * _USE_OF_FLOPS)
 
 

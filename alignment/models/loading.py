@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.errors import InputError, ModelError
+from alignment.models.distributed import is_sharded
 from alignment.models.quantization import is_quantised, load_options
 from alignment.records import PromptText, text_of
 
@@ -71,8 +72,11 @@ def load_causal_lm(name: str | Path, precision: str = "fp32") -> Any:
 
 
 def placed(model: Any) -> Any:
-    """The model on the accelerator where there is one; a quantised one is there since it was loaded."""
-    return model if is_quantised(model) else model.to(device())
+    """The model on the accelerator where there is one, unless it is there already or FSDP will move its shards.
+
+    A quantised model is there since it was loaded.
+    """
+    return model if is_sharded() or is_quantised(model) else model.to(device())
 
 
 def turn_off_dropout(model: torch.nn.Module) -> None:

@@ -43,7 +43,7 @@ class Setting:
     stage: Literal["sft", "reward", "ppo"]
     precision: Precision = "fp32"
     lora_rank: int | None = 16  # None trains all weights
-    batch_size: int = 8  # sequences (SFT, PPO) or pairs (reward) per forward and backward pass
+    batch_size: int = 8  # sequences per forward and backward pass
     prompt_length: int = 256
     completion_length: int = 64
     rollout: int = 64  # episodes (PPO)
@@ -55,20 +55,19 @@ class Setting:
     accelerator: bool = True  # mixed precision and Triton's kernels, or a processor
 
     def __post_init__(self) -> None:
-        if self.lora_rank is None and self.stage != "sft":
+        if self.lora_rank is None and self.stage == "ppo":
             raise InputError(
-                f"Concord trains the {self.stage} stage with LoRA only: give a rank, or plan a full training for sft."
+                "Concord's PPO trains LoRA adapters only: give a rank, or plan a full training for sft and reward."
             )
         if self.lora_rank is None and self.precision in ("int8", "int4"):
             raise InputError(
                 f"Weights in {self.precision} cannot be trained, only carry an adapter: give a LoRA rank, or choose "
                 "bf16."
             )
-
-    @property
-    def sequences(self) -> int:
-        """Sequences of one forward pass: a reward model reads the chosen and the rejected one."""
-        return 2 * self.batch_size if self.stage == "reward" else self.batch_size
+        if self.devices > 1 and self.sharding == "fsdp" and self.precision in ("int8", "int4"):
+            raise InputError(
+                f"FSDP does not split a base in {self.precision}: choose bf16, or DDP, a copy on each device."
+            )
 
     @property
     def length(self) -> int:
@@ -164,7 +163,7 @@ def held_always(shape: ModelShape, kept: Activations, setting: Setting) -> dict[
 
 def activation_bytes(shape: ModelShape, kept: Activations, setting: Setting) -> tuple[float, float]:
     """Kept by one forward pass of the trunk, and added while one layer is computed anew (with checkpointing)."""
-    sequences, length = setting.sequences, setting.length
+    sequences, length = setting.batch_size, setting.length
     if not setting.activation_checkpointing:
         return kept.saved(sequences, length, shape.num_hidden_layers), 0.0
     stream = 4 if setting.precision == "fp32" else setting.compute_bytes
@@ -179,7 +178,7 @@ def head_bytes(shape: ModelShape, setting: Setting) -> float:
     On an accelerator only the tokens that are scored enter the head: PPO's completions, all of SFT.
     """
     scored = setting.completion_length if setting.stage == "ppo" else setting.length - 1
-    rows = setting.sequences * (scored if setting.accelerator else setting.length - 1)
+    rows = setting.batch_size * (scored if setting.accelerator else setting.length - 1)
     size = setting.compute_bytes
     tile = min(rows, TILE_TOKENS) * TILE_WORDS * size
     if not setting.accelerator:
@@ -191,7 +190,7 @@ def head_bytes(shape: ModelShape, setting: Setting) -> float:
 
 def layer_gradient_bytes(shape: ModelShape, setting: Setting) -> float:
     """Gradients inside one layer while it goes back: two as wide as its widest product, two of the residual stream."""
-    tokens = setting.sequences * setting.length
+    tokens = setting.batch_size * setting.length
     return 2 * tokens * (shape.widest + shape.hidden_size) * setting.compute_bytes
 
 
@@ -227,7 +226,7 @@ def plan_memory(shape: ModelShape, kept: Activations, setting: Setting) -> Memor
         "activations": passes * activations + recomputed,
         "gradients inside a layer": going_back,
     }
-    if full:  # that of the head is there already
+    if full and setting.stage == "sft":  # that of the head is there already
         layer["gradients"] = 4 * shape.vocab_size * shape.hidden_size
     moments.append(_moment("first backward layer", between, layer))
     moments.append(_moment("update of the weights", always, update))

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from alignment.errors import ModelError
+from alignment.models.distributed import is_sharded
 
 QUANTISED = ("int8", "int4")
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -49,12 +50,17 @@ def load_options(precision: str) -> dict[str, Any]:
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ModelError(
             f"A base in {precision} is quantised by bitsandbytes, which is not installed. Install it with `pip install "
-            "'concord-rlhf[quantization]'` (a CUDA, ROCm, XPU or x86-64 machine), or set precision to bf16."
+            "'concord-rlhf[quantization]'` (a CUDA, ROCm, XPU or x86-64 machine), or set base_precision to bf16."
         )
     if device.type not in ("cuda", "xpu", "cpu"):
         raise ModelError(
-            f"bitsandbytes does not quantise on this machine's accelerator ({device.type}). Set precision to bf16 or "
-            "fp16, or use a machine with a CUDA, ROCm or XPU device."
+            f"bitsandbytes does not quantise on this machine's accelerator ({device.type}). Set base_precision to bf16 "
+            "or fp16, or use a machine with a CUDA, ROCm or XPU device."
+        )
+    if is_sharded():
+        raise ModelError(
+            f"A base in {precision} cannot be sharded: FSDP does not split what bitsandbytes holds. Set base_precision "
+            "to bf16, or train with --nproc, a copy on each device."
         )
     from transformers import BitsAndBytesConfig
 
@@ -75,13 +81,6 @@ def is_quantised(model: Any) -> bool:
     return bool(
         getattr(model, "is_loaded_in_8bit", False) or getattr(model, "is_loaded_in_4bit", False)
     )
-
-
-def in_float32(
-    module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]
-) -> tuple[torch.Tensor, ...]:
-    """A forward pre-hook for a head in float32 on hidden states of another type."""
-    return tuple(tensor.float() for tensor in inputs)
 
 
 def keep_trained_in_float32(model: Any) -> None:

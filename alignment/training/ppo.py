@@ -17,7 +17,8 @@ from trl.trainer.grpo_config import GRPOConfig
 
 from alignment.config import GenerationConfig, PPOTrainingConfig
 from alignment.errors import InputError, TrainingError
-from alignment.files import disk_errors, whole_folder, write_json
+from alignment.files import disk_errors, write_json
+from alignment.models.distributed import main_folder, world_size
 from alignment.models.loading import (
     check_prompt_lengths,
     context_window,
@@ -33,6 +34,7 @@ from alignment.sampling import sample_completions
 from alignment.training import ppo_math
 from alignment.training.callbacks import append_jsonl, finite, without_printing
 from alignment.training.ppo_trainer import PPOTrainer, score_sequences
+from alignment.training.sharding import own_units
 from alignment.training.vllm import vllm_arguments
 
 POLICY_FILE = "policy.json"
@@ -70,7 +72,7 @@ def train_ppo(
     config: PPOTrainingConfig,
     out: Path,
     progress: Progress = silent,
-    precision: str = "fp32",
+    base_precision: str = "fp32",
 ) -> PPOResult:
     """Train a policy adapter on `prompts`, watching the mean reward on `held_out`, and save it to `out`.
 
@@ -80,7 +82,7 @@ def train_ppo(
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     set_seed(config.seed)
-    base_model = load_causal_lm(base, precision)
+    base_model = load_causal_lm(base, base_precision)
     turn_off_dropout(base_model)
     trunk = Trunk(
         base_model,
@@ -109,16 +111,16 @@ def train_ppo(
         trainer = PPOTrainer(
             trunk,
             config,
-            args=_arguments(config, scratch, precision),
+            args=_arguments(config, scratch, base_precision),
             train_dataset=Dataset.from_list([{"prompt": prompt.prompt} for prompt in prompts]),
             processing_class=tokenizer,
             callbacks=[watch],
         )
         keep_trained_in_float32(trunk.model)
-        watch.evaluate(0)
+        own_units(trainer, "ScalarHead")
         without_printing(trainer).train()
     result = watch.result()
-    with whole_folder(out) as folder:
+    with main_folder(out) as folder:
         trunk.save_policy(folder)
         tokenizer.save_pretrained(str(folder))
         about = {"base_model": str(base), "reward_model": str(reward_folder)}
@@ -128,8 +130,8 @@ def train_ppo(
     return result
 
 
-def _arguments(config: PPOTrainingConfig, scratch: str, precision: str = "fp32") -> GRPOConfig:
-    micro_batches = config.batch_size // config.per_device_train_batch_size
+def _arguments(config: PPOTrainingConfig, scratch: str, base_precision: str = "fp32") -> GRPOConfig:
+    micro_batches = config.batch_size // world_size() // config.per_device_train_batch_size
     updates = config.num_ppo_epochs * config.num_mini_batches
     return GRPOConfig(
         output_dir=scratch,
@@ -148,7 +150,7 @@ def _arguments(config: PPOTrainingConfig, scratch: str, precision: str = "fp32")
         lr_scheduler_type="linear",
         warmup_steps=updates,
         max_grad_norm=config.max_grad_norm,
-        **mixed_precision(precision),
+        **mixed_precision(base_precision),
         **vllm_arguments(config),
         gradient_checkpointing=False,
         logging_steps=updates,
@@ -177,6 +179,9 @@ class _Watch(TrainerCallback):
         self.rows: list[dict[str, Any]] = []
         self.eval_reward: float | None = None
         self.stop_reason = "maximum iterations"
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.evaluate(0)  # only now is the model where it trains, sharded or not
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if not logs or "policy_loss" not in logs:  # the summary at the end of training
