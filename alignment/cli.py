@@ -14,6 +14,7 @@ import typer
 
 from alignment import __version__, cli_people
 from alignment.cli_known_orders import adjudicate, gold_app
+from alignment.cli_plan import plan
 from alignment.cli_runs import runs_app
 from alignment.cli_shared import (
     CompletionsOption,
@@ -62,6 +63,8 @@ for name, group in {
 }.items():
     app.add_typer(group, name=name)
 app.command()(adjudicate)
+
+app.command()(plan)
 
 
 @app.command()
@@ -208,16 +211,29 @@ def consensus(
 
 @app.command()
 def export(
-    what: Annotated[str, typer.Argument(help="prompts, completions, rankings, pairs or labelers.")],
-    out: Annotated[Path, typer.Option("--out", help="JSONL file to write.")],
+    what: Annotated[
+        str, typer.Argument(help="prompts, completions, rankings, pairs, labelers, or model.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="JSONL file to write; for model, a folder.")],
     workspace: WorkspaceOption = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Model: add the adapter to the base's weights.")
+    ] = False,
+    policy: PolicyOption = None,
+    model: ModelOption = None,
+    dtype: Annotated[
+        str, typer.Option(help="Merged model: fp32, or bf16 and fp16, which round.")
+    ] = "fp32",
     as_json: JsonOption = False,
 ) -> None:
-    """Write the workspace's data as JSONL."""
-    from alignment import pipeline
+    """Write data as JSONL, or the policy with its model card."""
+    from alignment import exporting, pipeline
 
-    with _job(None, workspace, None, None, out) as job:
-        figures = pipeline.export(job, what)
+    with _job(None, workspace, None, None, out, policy=policy, model=model) as job:
+        if what == "model":
+            figures = exporting.export_model(job, merge, dtype)
+        else:
+            figures = pipeline.export(job, what, model_options=merge or bool(policy or model))
     _show(figures, as_json, "Exported")
 
 

@@ -75,7 +75,7 @@ def data_routes(desk: Desk) -> APIRouter:
             figures = exchange.import_prompts(store, rows)
         else:
             figures = exchange.import_completions(store, rows, desk.rules.overlap)
-        audit.record(store, who.account_id, f"import {what}", **figures)
+        audit.record(store, who.account_id, f"import {what}", "", **figures)
         return figures
 
     @router.get("/export/{what}", response_class=StreamingResponse, responses={200: _JSONL})

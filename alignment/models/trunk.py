@@ -21,6 +21,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForSequenceClassification
 from trl.trainer.utils import FusedCausalLMOutput
@@ -464,7 +465,7 @@ def _carries(layer: Any, adapter: str) -> bool:
 
 
 def _bit_sum(tensor: torch.Tensor) -> int:
-    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # a shard of FSDP
+    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     bits = local.contiguous().view(integers[local.element_size()])
     return int(bits.sum(dtype=torch.int64))

@@ -23,6 +23,7 @@ from trl.trainer.utils import pad, shuffle_sequence_dict, split_tensor_dict
 from alignment.config import PPOTrainingConfig
 from alignment.errors import InputError
 from alignment.evaluation.fluency import repetition
+from alignment.models.loading import pad_id
 from alignment.models.trunk import POLICY, REFERENCE, REWARD, RoleOutput, Trunk
 from alignment.records import text_of
 from alignment.training import ppo_math
@@ -95,10 +96,10 @@ class PPOTrainer(GRPOTrainer):
         self, prompt_ids: list[list[int]], completion_ids: list[list[int]]
     ) -> torch.Tensor:
         """Lower states [B, S, H] of prompts padded on the left and completions padded on the right."""
-        device, padding = self.accelerator.device, {"padding_value": self._tokenizer.pad_token_id}
+        device, padding = self.accelerator.device, pad_id(self._tokenizer)
         sides = [(prompt_ids, "left"), (completion_ids, "right")]
         rows = [([torch.tensor(ids) for ids in lists], side) for lists, side in sides]
-        ids = [pad(tensors, padding_side=side, **padding) for tensors, side in rows]
+        ids = [pad(tensors, padding_value=padding, padding_side=side) for tensors, side in rows]
         mask = [
             pad([torch.ones_like(t) for t in tensors], padding_side=side) for tensors, side in rows
         ]
