@@ -28,7 +28,7 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from alignment.errors import ModelError
 from alignment.files import read_json
-from alignment.models.distributed import as_forward, is_main, whole_state
+from alignment.models.distributed import as_forward, is_main, is_sharded, whole_state
 from alignment.models.lora import decoder_layers, fuse_lora
 from alignment.models.lower_trunk import LowerTrunk
 from alignment.models.reward_heads import deviation, load_heads
@@ -395,7 +395,7 @@ class Trunk:
     def can_merge(self) -> bool:
         """Whether the adapter can be added to its weights: plain floating-point tensors, not sharded or quantised."""
         weights = [layer.get_base_layer().weight for layer in self._tuners()]
-        return all(
+        return not is_sharded() and all(
             w.is_floating_point() and type(w.data) is torch.Tensor and not hasattr(w, "quant_state")
             for w in weights
         )

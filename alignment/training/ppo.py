@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl.trainer.grpo_config import GRPOConfig
@@ -193,9 +194,10 @@ def _begin(out: Path, watch: Watch, config: PPOTrainingConfig, resume: bool) -> 
     """Clear away what an earlier, broken run left, and return the checkpoint to go on from."""
     if not resume:
         return None
-    if is_main():
-        remove_incomplete(out / CHECKPOINTS_FOLDER)
-    checkpoint = latest_checkpoint(out / CHECKPOINTS_FOLDER)
+    with PartialState().main_process_first():  # the other processes find the folder tidied
+        if is_main():
+            remove_incomplete(out / CHECKPOINTS_FOLDER)
+        checkpoint = latest_checkpoint(out / CHECKPOINTS_FOLDER)
     done, state = 0, {"history": [], "warnings": [], "best_iteration": None}
     if checkpoint is not None:
         step = int(checkpoint.name.rsplit("-", 1)[-1])

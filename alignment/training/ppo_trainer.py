@@ -165,7 +165,7 @@ class PPOTrainer(GRPOTrainer):
             reward_score=scores.mean(),
             kl=kl.sum(1).mean(),
             kl_coef=self.kl_coef,
-            explained_variance=ppo_math.explained_variance(values, returns, mask),
+            explained_variance=self._explained_variance(values, returns, mask),
             finished=self._finished.float().mean().to(device),
             repetition=torch.tensor(repetition(self._texts), device=device),
             seconds_generation=generated - started,
@@ -234,6 +234,14 @@ class PPOTrainer(GRPOTrainer):
         mean = total / count.clamp(min=1)
         return mean, squares / count.clamp(min=1) - mean**2
 
+    def _explained_variance(
+        self, values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor
+    ) -> float | None:
+        """`ppo_math.explained_variance` over the rollout of all processes."""
+        _, unexplained = self._moments(returns - values, mask)
+        _, variance = self._moments(returns, mask)
+        return None if variance < 1e-12 else float(1 - unexplained / variance)
+
     def _adapt_kl_coef(self, kl: float) -> None:
         """This rollout's updates keep the coefficient it was scored with; the next one takes the adapted one."""
         self._loss_kl_coef = self.kl_coef
@@ -280,7 +288,9 @@ class PPOTrainer(GRPOTrainer):
         with torch.no_grad():
             again = self._forward(self.model, POLICY, part, keep)
         old, mask = rollout["old_per_token_logps"][:size], rollout["completion_mask"][:size]
-        apart = ((again.log_probs - old).abs() * mask).max()  # pyright: ignore[reportOperatorIssue]
+        here = ((again.log_probs - old).abs() * mask).max()  # pyright: ignore[reportOperatorIssue]
+        apart: Any = self.accelerator.gather(here)
+        apart = apart.max()  # all processes must decide alike
         dtype = self._computing_dtype()
         if "lower_states" in rollout and apart > SAME_STATES[dtype]:
             self.not_shared = (
@@ -426,6 +436,7 @@ class PPOTrainer(GRPOTrainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each process leaves its random state there
             if self.args.should_save:
                 mark_complete(folder)
         except Exception as error:  # a full disk comes as OSError, RuntimeError or SafetensorError

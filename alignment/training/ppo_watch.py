@@ -200,7 +200,9 @@ class Watch(TrainerCallback):
         """Evaluate, sound the alarm, keep the best policy. Returns the figures for the record."""
         if not self.held_out:
             return {}
-        now = self.evaluate(iteration)
+        told = [self.evaluate(iteration)]
+        broadcast_object_list(told)  # all processes must decide alike
+        now = told[0]
         self.history.append(now)
         for warning in over_optimised(self.history):
             self.warnings.append(warning)
