@@ -54,6 +54,10 @@ class SampleConfig(GenerationConfig):
         ge=1,
         description="rounds of resampling while a prompt has equal completions; 1 accepts them",
     )
+    close_open_tasks: bool = Field(
+        False,
+        description="end the round before: close what is still open of the earlier tasks of these prompts",
+    )
 
 
 class SimulateConfig(Section):

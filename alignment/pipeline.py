@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alignment import labelling
 from alignment.config import Config
 from alignment.errors import InputError, nearest
 from alignment.feedback import people, run_queue, runs
@@ -236,8 +237,12 @@ def sample(job: Job) -> dict[str, Any]:
         write_jsonl(run.folder / "completions.jsonl", [c.to_json() for c in completions])
         if job.workspace is not None:
             job.workspace.store.add_prompts(prompts)
-            job.workspace.store.add_tasks(
-                completions, job.config.labelling.overlap, run_id=run.run_id
+            labelling.begin_round(
+                job.workspace.store,
+                completions,
+                job.config.labelling.overlap,
+                run.run_id,
+                close_open_tasks=config.close_open_tasks,
             )
         repeated = sum(len(group) - len({g.text for g in group}) for group in drawn)
         run.metrics = {
