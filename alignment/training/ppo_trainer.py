@@ -468,13 +468,29 @@ def score_sequences(
     trunk: Trunk, sequences: Sequence[torch.Tensor], batch_size: int
 ) -> torch.Tensor:
     """Raw reward-model scores [n] of whole sequences (prompt and completion ids)."""
+    return _in_batches(trunk, trunk.scores, sequences, batch_size)
+
+
+def score_deviations(
+    trunk: Trunk, sequences: Sequence[torch.Tensor], batch_size: int
+) -> torch.Tensor:
+    """Standard deviation [n] of those scores over the reward model's heads."""
+    return _in_batches(trunk, trunk.score_deviation, sequences, batch_size)
+
+
+def _in_batches(
+    trunk: Trunk,
+    measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    sequences: Sequence[torch.Tensor],
+    batch_size: int,
+) -> torch.Tensor:
     device = next(trunk.model.parameters()).device
-    scores = []
+    found = []
     for start in range(0, len(sequences), batch_size):
         part = list(sequences[start : start + batch_size])
         ids = pad(part, padding_value=0, padding_side="right").to(device)
         mask = pad([torch.ones_like(s) for s in part], padding_value=0, padding_side="right").to(
             device
         )
-        scores.append(trunk.scores(ids, mask))
-    return torch.cat(scores).cpu()
+        found.append(measure(ids, mask))
+    return torch.cat(found).cpu()
