@@ -306,3 +306,15 @@ def test_a_base_that_changes_is_noticed(train, monkeypatch):
     monkeypatch.setattr(ppo_trainer.PPOTrainer, "_compute_loss", tampering)
     with pytest.raises(TrainingError, match="changed during training"):
         train(max_iterations=1)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(train, monkeypatch):
+    original = ppo_trainer.ppo_math.value_losses
+
+    def broken(*args):
+        losses, clipped = original(*args)
+        return losses * float("nan"), clipped
+
+    monkeypatch.setattr(ppo_trainer.ppo_math, "value_losses", broken)
+    with pytest.raises(TrainingError, match="loss of iteration 1 is not a number"):
+        train()

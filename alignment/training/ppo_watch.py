@@ -165,7 +165,9 @@ class Watch(TrainerCallback):
         iteration = round(state.global_step / updates)
         seconds = time.perf_counter() - self._iteration_began
         row = {"iteration": iteration, **iteration_figures(logs), "seconds": seconds}
-        if any(not np.isfinite(logs[key] or 0.0) for key in ("policy_loss", "value_loss", "kl")):
+        # TRL leaves what is not a number out of its means; None is a mean of nothing else.
+        told = [logs[key] for key in ("policy_loss", "value_loss", "kl")]
+        if any(figure is None or not np.isfinite(figure) for figure in told):
             raise TrainingError(
                 f"A loss of iteration {iteration} is not a number. Lower ppo.learning_rate or ppo.reward_clip; the run "
                 "was stopped and marked failed."
