@@ -242,6 +242,8 @@ def train_reward(
             replace(job, launch=launch_options(fsdp, nproc, launch_config))
         )
     _show(figures, as_json, "Reward model")
+    for message in figures["messages"]:
+        _stderr.print(message, highlight=False, soft_wrap=True)
 
 
 @train_app.command("ppo")

@@ -149,6 +149,10 @@ class ConsensusConfig(Section):
     max_pairs_per_prompt: int | None = Field(
         None, ge=1, description="keep the surest pairs of each prompt"
     )
+    keep_ties: bool = Field(
+        False,
+        description="keep pairs that most labelers call equal, with probability 0.5, for the reward model",
+    )
     max_none_acceptable: float = Field(
         1.0,
         ge=0,

@@ -309,6 +309,7 @@ def consensus(job: Job) -> dict[str, Any]:
         min_confidence=config.min_confidence,
         max_pairs_per_prompt=config.max_pairs_per_prompt,
         max_none_acceptable=config.max_none_acceptable,
+        keep_ties=config.keep_ties,
     )
     inputs = {
         "rankings": len(rankings),

@@ -96,13 +96,14 @@ def cell(folder: Path, seed: int, name: str, options: dict[str, Any]) -> dict[st
     upper = options.get("lora_layers") == "upper-half"
     config = demo_config(seed)
     with _progress() as progress:
-        base, prompts, rewards = _prepared(place, seed, progress)
+        layers = "upper-half" if upper else "all"
+        base, prompts, reward = _prepared(place, seed, layers, progress)
         ppo = type(config.ppo).model_validate({**config.ppo.model_dump(), **options})
         out = place / f"{name} {int(time.time())}"
         files = {
             "model": base,
             "prompts": prompts,
-            "reward_model": rewards["upper" if upper else "all"],
+            "reward_model": reward,
         }
         settings = config.model_copy(update={"ppo": ppo})
         started = time.perf_counter()
@@ -124,8 +125,8 @@ def cell(folder: Path, seed: int, name: str, options: dict[str, Any]) -> dict[st
     return figures
 
 
-def _prepared(place: Path, seed: int, progress: Any) -> tuple[str, Path, dict[str, Path]]:
-    """The demo's base and prompts, and a reward model with adapters on all layers and one on the upper half."""
+def _prepared(place: Path, seed: int, layers: str, progress: Any) -> tuple[str, Path, Path]:
+    """The demo's base and prompts, and a reward model with adapters on those layers."""
     config: Config = demo_config(seed)
     workspace_folder = place / "workspace"
     if not workspace_folder.exists():
@@ -138,14 +139,13 @@ def _prepared(place: Path, seed: int, progress: Any) -> tuple[str, Path, dict[st
             pipeline.export(Job(config, workspace, out=place / "pairs.jsonl"), "pairs")
             pipeline.export(Job(config, workspace, out=place / "prompts.jsonl"), "prompts")
     base = Job(config, progress=progress).base_model()
-    rewards = {"all": place / "reward-all", "upper": place / "reward-upper"}
-    for layers, folder in (("all", rewards["all"]), ("upper-half", rewards["upper"])):
-        if not (folder / "reward.json").exists():
-            reward = config.reward.model_copy(update={"lora_layers": layers})
-            files = {"model": base, "pairs": place / "pairs.jsonl"}
-            settings = config.model_copy(update={"reward": reward})
-            pipeline.train_reward(Job(settings, None, files, folder, progress))
-    return base, place / "prompts.jsonl", rewards
+    folder = place / f"reward-{layers}"
+    if not (folder / "reward.json").exists():
+        reward = config.reward.model_copy(update={"lora_layers": layers})
+        files = {"model": base, "pairs": place / "pairs.jsonl"}
+        settings = config.model_copy(update={"reward": reward})
+        pipeline.train_reward(Job(settings, None, files, folder, progress))
+    return base, place / "prompts.jsonl", folder
 
 
 def print_table(found: dict[str, dict[int, dict[str, float]]]) -> None:

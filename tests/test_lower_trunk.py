@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 from trl.trainer.utils import add_fused_lm_head
 
 from alignment.errors import ConfigError
@@ -96,6 +96,48 @@ def test_the_shared_lower_trunk_is_exact(architecture, critic):
     found = gradients(trunk)
     assert found.keys() == expected.keys() == trunk.trainable().keys()
     assert max(float((found[n] - expected[n]).abs().max()) for n in found) < 1e-5
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_states_kept_while_sampling_are_those_of_a_pass(architecture):
+    trunk = trunk_of(architecture)
+    trunk.share_lower_trunk()
+    prompts, mask = IDS[:, :5], torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]])
+    generation = GenerationConfig(
+        max_new_tokens=6, min_new_tokens=6, do_sample=True, eos_token_id=0, pad_token_id=1
+    )
+    with torch.no_grad(), trunk.merged_policy(), trunk.lower.watched():
+        drawn = trunk.model.generate(
+            input_ids=prompts, attention_mask=mask, generation_config=generation
+        )
+        mask = torch.cat([mask, torch.ones(2, 6, dtype=torch.long)], 1)
+        kept = trunk.lower.finish_generation(trunk.base, drawn, mask)
+    with torch.no_grad():
+        reference = trunk.model(
+            input_ids=drawn,
+            attention_mask=mask,
+            position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+            fused_lm_head=True,
+            role=REFERENCE,
+            keep=6,
+        )
+    assert kept.shape == (2, 11, 32)
+    apart = (kept - reference.lower_states)[mask.bool()]
+    assert float(apart.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_the_fused_adapter_is_pefts(architecture):
+    trunk = trunk_of(architecture)
+    loss_of(run(trunk, POLICY)).backward()
+    fused = gradients(trunk)
+    layers = [layer for layer in trunk._tuners() if layer.lora_variant]
+    assert len(layers) == len(trunk._tuners())
+    for layer in layers:
+        layer.lora_variant.clear()
+    loss_of(run(trunk, POLICY)).backward()
+    plain = gradients(trunk)
+    assert max(float((fused[n] - plain[n]).abs().max()) for n in plain) < 1e-5
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -23,7 +23,8 @@ class LowerTrunk:
         self.first = first
         self._states: torch.Tensor | None = None
         self._watching = False
-        self._seen: torch.Tensor | None = None
+        self._seen: list[torch.Tensor] = []
+        self._cache: Any = None  # the key-value cache of a watched generation
         for layer in layers[:first]:
             layer.forward = self._skipping(layer.forward)
         layers[first].register_forward_pre_hook(self._enter, with_kwargs=True)
@@ -40,7 +41,8 @@ class LowerTrunk:
         self, _: nn.Module, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[tuple, dict] | None:
         if self._watching:
-            self._seen = args[0] if args else kwargs["hidden_states"]
+            self._seen.append(args[0] if args else kwargs["hidden_states"])
+            self._cache = kwargs.get("past_key_values", args[1] if len(args) > 1 else None)
         if self._states is None:
             return None
         if args:
@@ -57,14 +59,29 @@ class LowerTrunk:
             self._states = None
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[Callable[[], torch.Tensor]]:
-        """Gives a function that returns the states which entered layer `first` inside the block."""
+    def watched(self) -> Iterator[None]:
+        """Remember the states that enter layer `first` inside the block, until it ends."""
         self._watching = True
         try:
-            yield self._taken
+            yield
         finally:
-            self._watching, self._seen = False, None
+            self._watching, self._seen, self._cache = False, [], None
 
-    def _taken(self) -> torch.Tensor:
-        assert self._seen is not None, "no pass was run"
-        return self._seen.detach()
+    def seen(self) -> torch.Tensor:
+        """The states [B, S, H] of the watched pass, or of a watched generation's steps one after the other."""
+        return torch.cat(self._seen, dim=1).detach()
+
+    def finish_generation(self, model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The states [B, S, H] of a watched generation that gave `ids` [B, S], with `mask` [B, S] on real tokens.
+
+        Generation never reads its last token: that one step is made here, on the cache that it left.
+        """
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        model(
+            input_ids=ids[:, -1:],
+            attention_mask=mask,
+            position_ids=positions[:, -1:],
+            past_key_values=self._cache,
+            use_cache=True,
+        )
+        return self.seen()

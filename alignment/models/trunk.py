@@ -21,7 +21,6 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForSequenceClassification
 from trl.trainer.utils import FusedCausalLMOutput
@@ -29,12 +28,12 @@ from trl.trainer.utils import FusedCausalLMOutput
 from alignment.errors import ModelError
 from alignment.files import read_json
 from alignment.models.distributed import as_forward, is_main, whole_state
-from alignment.models.lora import decoder_layers
+from alignment.models.lora import decoder_layers, fuse_lora
 from alignment.models.lower_trunk import LowerTrunk
 from alignment.models.reward_heads import deviation, load_heads
 
-POLICY, REWARD, VALUE = "default", "reward", "value"
 REFERENCE = "reference"  # no adapter
+POLICY, REWARD, VALUE = "default", "reward", "value"
 REWARD_FILE, ADAPTER_FILE = "reward.json", "adapter_model.safetensors"
 
 
@@ -82,12 +81,12 @@ class Trunk:
     def __init__(self, base: nn.Module, lora: LoraConfig) -> None:
         self.model: PeftModel = get_peft_model(base, lora)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
         self.scale = RewardScale(0.0, 1.0)
-        self.sd_quantiles: dict[str, float] | None = None
-        self._heads: torch.Tensor | None = None  # [M, H], beside the score head that is their mean
-        self._own_reward_backbone: Any = None  # of a reward model that was trained in full
         self.lower: LowerTrunk | None = None
         self._sharing: set[str] = set()  # roles whose lower layers are those of the base
         self._in_force: str | None = POLICY
+        self.sd_quantiles: dict[str, float] | None = None
+        self._heads: torch.Tensor | None = None  # [M, H], beside the score head that is their mean
+        self._own_reward_backbone: Any = None  # of a reward model that was trained in full
 
     @property
     def base(self) -> Any:
@@ -284,6 +283,9 @@ class Trunk:
         `detach_value` keeps a value head's gradient out of the policy.
         """
         trunk, fused_forward = self, self.base.forward
+        for layer in self._tuners():
+            for adapter in layer.lora_A:
+                fuse_lora(layer, adapter)
 
         @functools.wraps(type(self.base).forward)
         def forward(
@@ -300,7 +302,7 @@ class Trunk:
                 return fused_forward(*args, **kwargs)
             kwargs = {k: v for k, v in kwargs.items() if v is not None}  # PEFT names all it knows
             if role == REFERENCE:
-                return trunk._reference(fused_forward, keep, kwargs)
+                return trunk._reference(fused_forward, keep, lower_states, kwargs)
             with trunk._above(lower_states, role):
                 if role == REWARD:
                     return trunk._reward(keep, kwargs)
@@ -339,15 +341,24 @@ class Trunk:
         return output, seen[0]
 
     def _reference(
-        self, fused_forward: Callable[..., Any], keep: int, inputs: dict[str, Any]
+        self,
+        fused_forward: Callable[..., Any],
+        keep: int,
+        lower_states: torch.Tensor | None,
+        inputs: dict[str, Any],
     ) -> RoleOutput:
+        """The reference's pass; without `lower_states` it runs the whole model and gives them."""
         with self.role(None):
             if self.lower is None:
                 output, _ = self._language(fused_forward, keep, inputs)
-                return RoleOutput(**dict(output.items()))
-            with self.lower.watched() as seen:
-                output, _ = self._language(fused_forward, keep, inputs)
-                return RoleOutput(**dict(output.items()), lower_states=seen())
+            elif lower_states is not None:
+                with self.lower.put_in(lower_states):
+                    output, _ = self._language(fused_forward, keep, inputs)
+            else:
+                with self.lower.watched():
+                    output, _ = self._language(fused_forward, keep, inputs)
+                    lower_states = self.lower.seen()
+        return RoleOutput(**dict(output.items()), lower_states=lower_states)
 
     def _reward(self, keep: int, inputs: dict[str, Any]) -> RoleOutput:
         hidden = self._reward_hidden(**inputs)[:, -keep - 1 :]
@@ -453,7 +464,7 @@ def _carries(layer: Any, adapter: str) -> bool:
 
 
 def _bit_sum(tensor: torch.Tensor) -> int:
-    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # a shard of FSDP
     integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     bits = local.contiguous().view(integers[local.element_size()])
     return int(bits.sum(dtype=torch.int64))

@@ -16,7 +16,7 @@ from alignment.config import PPOTrainingConfig
 from alignment.errors import ConfigError, InputError
 from alignment.evaluation.toxicity import load_scorer
 from alignment.files import disk_errors, read_json
-from alignment.models.distributed import world_size
+from alignment.models.distributed import is_main, world_size
 from alignment.models.loading import (
     check_prompt_lengths,
     context_window,
@@ -188,7 +188,8 @@ def _begin(out: Path, watch: Watch, config: PPOTrainingConfig, resume: bool) -> 
     """Clear away what an earlier, broken run left, and return the checkpoint to go on from."""
     if not resume:
         return None
-    remove_incomplete(out / CHECKPOINTS_FOLDER)
+    if is_main():
+        remove_incomplete(out / CHECKPOINTS_FOLDER)
     checkpoint = latest_checkpoint(out / CHECKPOINTS_FOLDER)
     done, state = 0, {"history": [], "warnings": [], "best_iteration": None}
     if checkpoint is not None:

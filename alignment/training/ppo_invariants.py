@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from alignment.errors import TrainingError
+from alignment.models.distributed import whole
 
 # How far log-probabilities of two equal passes may lie apart: rounding, times a few.
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -43,10 +44,11 @@ class GradientCheck:
         """Whether every tensor has had its gradient."""
         return self._still is not None and not self._still
 
-    def see(self, trains: Mapping[str, Any], update_done: bool) -> None:
-        """Look at the gradients after a backward pass. Raises `TrainingError` naming a tensor that is left out.
+    def see(self, trains: Mapping[str, Any], counts: bool) -> None:
+        """Look at the gradients of an update, before it is made. Raises `TrainingError` naming a tensor left out.
 
-        `update_done`: whether this pass completes an update in which policy and value both learn.
+        `counts`: whether policy and value both learn in it. Before an update's last micro-batch a sharded model has no
+        gradients to look at.
         """
         if self._still is None:
             missing = [name for name, parameter in trains.items() if parameter.grad is None]
@@ -56,8 +58,12 @@ class GradientCheck:
                     "must be a unit of its own; nothing was trained."
                 )
             self._still = set(trains)
-        self._still -= {n for n in self._still if (g := trains[n].grad) is not None and g.any()}
-        self._updates += update_done
+        # In one order everywhere: where the model is sharded, all processes put each gradient together.
+        for name in sorted(self._still):
+            gradient = trains[name].grad
+            if gradient is not None and bool(whole(gradient).any()):
+                self._still.discard(name)
+        self._updates += counts
         some_moved = len(self._still) < len(trains)
         if self._still and some_moved and self._updates > UPDATES_UNTIL_ALL_MOVE:
             raise TrainingError(

@@ -122,7 +122,7 @@ def loss_per_token(
     Schulman et al. 2017, eq. 9, with the KL penalty of the loss where `kl` [B, T] is given. `policy_coef` p is 0 while
     the critic warms up: only the value learns then.
     """
-    actor = policy - entropy_coef * entropy
+    actor = policy if entropy_coef == 0 else policy - entropy_coef * entropy
     if kl is not None:
         actor = actor + kl_coef * kl
     return policy_coef * actor + vf_coef * value

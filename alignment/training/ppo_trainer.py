@@ -23,7 +23,6 @@ from trl.trainer.utils import pad, shuffle_sequence_dict, split_tensor_dict
 from alignment.config import PPOTrainingConfig
 from alignment.errors import InputError
 from alignment.evaluation.fluency import repetition
-from alignment.models.distributed import is_sharded
 from alignment.models.trunk import POLICY, REFERENCE, REWARD, RoleOutput, Trunk
 from alignment.records import text_of
 from alignment.training import ppo_math
@@ -55,9 +54,9 @@ class PPOTrainer(GRPOTrainer):
         self.not_shared = "share_lower_trunk is off"
         if config.share_lower_trunk:
             self.not_shared = trunk.share_lower_trunk()
-        self.merges = config.merge_for_generation and trunk.can_merge() and not is_sharded()
         self._positions = "position_ids" in inspect.signature(type(trunk.base).forward).parameters
         self._texts: list[str] = []
+        self._sampled_states: torch.Tensor | None = None
         self._raw: Any = None
         self._finished: Any = None
         self._loss_kl_coef = 0.0
@@ -67,12 +66,46 @@ class PPOTrainer(GRPOTrainer):
         self._gradients = GradientCheck()
         self._rollout_seconds = self._update_seconds = 0.0
 
+    @property
+    def merges(self) -> bool:
+        """Whether sampling runs on merged weights; a sharded or quantised base has none to merge into."""
+        return self.ppo.merge_for_generation and self.trunk.can_merge()
+
     # The rollout
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         merged = self.trunk.merged_policy() if self.merges else contextlib.nullcontext()
         with merged:
-            return super()._generate_single_turn(*args, **kwargs)
+            if not self._keeps_states():
+                return super()._generate_single_turn(*args, **kwargs)
+            lower: Any = self.trunk.lower
+            with lower.watched():
+                completion_ids, logprobs = super()._generate_single_turn(*args, **kwargs)
+                self._sampled_states = self._finished_states(args[0], completion_ids)
+        return completion_ids, logprobs
+
+    def _keeps_states(self) -> bool:
+        """Whether sampling goes through the lower trunk as the training forward does, in the same precision."""
+        plain = not (self.use_vllm or self.use_transformers_continuous_batching)
+        full = not (self.args.bf16 or self.args.fp16 or self.args.gradient_checkpointing)
+        return self.merges and plain and full and self.trunk.lower is not None
+
+    @torch.no_grad()
+    def _finished_states(
+        self, prompt_ids: list[list[int]], completion_ids: list[list[int]]
+    ) -> torch.Tensor:
+        """Lower states [B, S, H] of prompts padded on the left and completions padded on the right."""
+        device, padding = self.accelerator.device, {"padding_value": self._tokenizer.pad_token_id}
+        sides = [(prompt_ids, "left"), (completion_ids, "right")]
+        rows = [([torch.tensor(ids) for ids in lists], side) for lists, side in sides]
+        ids = [pad(tensors, padding_side=side, **padding) for tensors, side in rows]
+        mask = [
+            pad([torch.ones_like(t) for t in tensors], padding_side=side) for tensors, side in rows
+        ]
+        lower: Any = self.trunk.lower
+        return lower.finish_generation(
+            self.trunk.base, torch.cat(ids, 1).to(device), torch.cat(mask, 1).to(device)
+        )
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         self._texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
@@ -167,10 +200,12 @@ class PPOTrainer(GRPOTrainer):
         """
         inputs, lengths = self._inputs(rollout), rollout["completion_mask"].sum(1)
         keep, size = rollout["completion_ids"].size(1), self.args.per_device_train_batch_size
+        states, self._sampled_states = self._sampled_states, None
         found: dict[str, list[torch.Tensor]] = {}
         for start in range(0, len(lengths), size):
             part = {name: tensor[start : start + size] for name, tensor in inputs.items()}
-            reference = self._forward(self.model, REFERENCE, part, keep)
+            lower = None if states is None else states[start : start + size]
+            reference = self._forward(self.model, REFERENCE, part, keep, lower_states=lower)
             lower = reference.lower_states
             policy = self._forward(self.model, POLICY, part, keep, lower_states=lower)
             row = {
@@ -284,9 +319,8 @@ class PPOTrainer(GRPOTrainer):
                 (), device=self.accelerator.device
             )  # no gradient: the optimizer moves nothing
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not self._gradients.done:
-            update_done = self._last_micro_batch() and not self._warming_up()
-            self._gradients.see(self.trunk.trainable(), update_done)
+        if self._last_micro_batch() and not self._gradients.done:
+            self._gradients.see(self.trunk.trainable(), counts=not self._warming_up())
         if self._last_micro_batch():
             moved, self._update_kls = sum(self._update_kls) / len(self._update_kls), []
             limit = self.ppo.max_kl_update

@@ -21,7 +21,7 @@ from alignment.config import GenerationConfig, PPOTrainingConfig
 from alignment.errors import TrainingError
 from alignment.evaluation.toxicity import Scorer
 from alignment.files import disk_errors, write_json, write_jsonl
-from alignment.models.distributed import main_folder
+from alignment.models.distributed import is_main, main_folder
 from alignment.models.loading import encode_prompt
 from alignment.models.trunk import REFERENCE, Trunk
 from alignment.progress import Progress
@@ -133,6 +133,8 @@ class Watch(TrainerCallback):
         self.history = [HeldOut(**one) for one in state["history"]]
         self.warnings, self.best_iteration = state["warnings"], state["best_iteration"]
         self.rows = rows
+        if not is_main():
+            return
         write_jsonl(self.out / METRICS_FILE, rows)
         last = rows[-1]["iteration"] if rows else 0
         for name in (SAMPLES_FILE, WARNINGS_FILE):
@@ -145,7 +147,7 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs) -> None:
         self._checksum = self.trunk.frozen_checksum()
         if state.global_step == 0:
-            self._judge_held_out(0, state.is_world_process_zero)
+            self._judge_held_out(0)
         self._iteration_began = time.perf_counter()
 
     def on_train_end(self, args, state, control, **kwargs) -> None:
@@ -169,10 +171,9 @@ class Watch(TrainerCallback):
             )
         row["tokens_per_second"] = row.get("mean_length", 0.0) * self.config.batch_size / seconds
         if iteration % self.config.eval_every == 0:
-            row |= self._judge_held_out(iteration, state.is_world_process_zero)
+            row |= self._judge_held_out(iteration)
         self.rows.append(row)
-        if state.is_world_process_zero:
-            self._write(row)
+        self._write(row)
         self._decide(control)
         self._iteration_began = time.perf_counter()
 
@@ -195,7 +196,7 @@ class Watch(TrainerCallback):
 
     # Held-out prompts
 
-    def _judge_held_out(self, iteration: int, writes: bool) -> dict[str, float]:
+    def _judge_held_out(self, iteration: int) -> dict[str, float]:
         """Evaluate, sound the alarm, keep the best policy. Returns the figures for the record."""
         if not self.held_out:
             return {}
@@ -204,8 +205,7 @@ class Watch(TrainerCallback):
         for warning in over_optimised(self.history):
             self.warnings.append(warning)
             _log.warning("%s", warning)
-            if writes:
-                append_jsonl(self.out / WARNINGS_FILE, {"iteration": iteration, "warning": warning})
+            append_jsonl(self.out / WARNINGS_FILE, {"iteration": iteration, "warning": warning})
         if iteration and now.merit >= max(one.merit for one in self.history[1:]):
             self.best_iteration = iteration
             save_policy(self.trunk, self.tokenizer, self.out / BEST_FOLDER, now.figures())
@@ -300,7 +300,7 @@ class Watch(TrainerCallback):
 def save_policy(
     trunk: Trunk, tokenizer: PreTrainedTokenizerBase, folder: Path, about: dict[str, Any]
 ) -> None:
-    """Write the policy adapter with tokenizer and `policy.json`, whole or not at all. Every process must call it."""
+    """Write the policy adapter with its tokenizer and `policy.json`, whole or not at all; all processes call it."""
     with main_folder(folder) as scratch:
         trunk.save_policy(scratch)
         tokenizer.save_pretrained(str(scratch))
