@@ -6,18 +6,24 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from alignment import __version__, cli_people
+from alignment.cli_known_orders import adjudicate, gold_app
 from alignment.cli_runs import runs_app
 from alignment.cli_shared import (
     CompletionsOption,
     ConfigOption,
+    FsdpOption,
+    GoldOption,
     JsonOption,
+    LaunchConfigOption,
     ModelOption,
+    NprocOption,
     OutOption,
     PairsOption,
     PolicyOption,
@@ -26,6 +32,7 @@ from alignment.cli_shared import (
     RewardModelOption,
     SetOption,
     WorkspaceOption,
+    launch_options,
 )
 from alignment.cli_shared import job as _job
 from alignment.cli_shared import progress_bars as _progress
@@ -51,8 +58,10 @@ for name, group in {
     "evaluate": evaluate_app,
     "runs": runs_app,
     "tokens": cli_people.tokens_app,
+    "gold": gold_app,
 }.items():
     app.add_typer(group, name=name)
+app.command()(adjudicate)
 
 
 @app.command()
@@ -165,6 +174,7 @@ def consensus(
     rankings: RankingsOption = None,
     completions: CompletionsOption = None,
     prompts: PromptsOption = None,
+    gold: GoldOption = None,
     out: OutOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
@@ -182,6 +192,7 @@ def consensus(
         rankings=rankings,
         completions=completions,
         prompts=prompts,
+        gold=gold,
     ) as job:
         figures = pipeline.consensus(job)
     labelers = figures.pop("labelers_table")
@@ -216,6 +227,9 @@ def train_reward(
     pairs: PairsOption = None,
     model: ModelOption = None,
     out: OutOption = None,
+    fsdp: FsdpOption = None,
+    nproc: NprocOption = None,
+    launch_config: LaunchConfigOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
@@ -224,7 +238,9 @@ def train_reward(
     from alignment import pipeline
 
     with _job("reward", workspace, config, assignments, out, pairs=pairs, model=model) as job:
-        figures = pipeline.train_reward(job)
+        figures = pipeline.train_reward(
+            replace(job, launch=launch_options(fsdp, nproc, launch_config))
+        )
     _show(figures, as_json, "Reward model")
 
 
@@ -235,6 +251,9 @@ def train_ppo(
     model: ModelOption = None,
     reward_model: RewardModelOption = None,
     out: OutOption = None,
+    fsdp: FsdpOption = None,
+    nproc: NprocOption = None,
+    launch_config: LaunchConfigOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
@@ -252,8 +271,31 @@ def train_ppo(
         model=model,
         reward_model=reward_model,
     ) as job:
-        figures = pipeline.train_ppo(job)
+        figures = pipeline.train_ppo(
+            replace(job, launch=launch_options(fsdp, nproc, launch_config))
+        )
     _show(figures, as_json, "PPO")
+
+
+@train_app.command("join")
+def train_join(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="The --out of the run, under the same path as on the first machine."),
+    ],
+    launch_config: Annotated[
+        Path,
+        typer.Option(help="The accelerate configuration that the first machine launches with."),
+    ],
+    machine_rank: Annotated[
+        int, typer.Option(min=1, help="This machine's number; the first has 0.")
+    ],
+) -> None:
+    """On every further machine: take part in a run of several nodes."""
+    from alignment.training.launch import join, launch_from
+
+    with _progress() as progress:
+        join(folder, launch_from(launch_config, machine_rank=machine_rank), progress)
 
 
 @evaluate_app.command("toxicity")

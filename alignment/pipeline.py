@@ -17,14 +17,26 @@ from alignment.errors import InputError, nearest
 from alignment.feedback import people, run_queue, runs
 from alignment.feedback.consensus import Consensus, fit_consensus
 from alignment.feedback.courtesy import courtesy
+from alignment.feedback.known_orders import KnownOrder, by_prompt, in_force, known_orders
+from alignment.feedback.labeler_votes import labeler_evidence
 from alignment.feedback.pairs import preference_pairs, split_by_prompt
 from alignment.feedback.people import Labeler
 from alignment.feedback.run_queue import Request
 from alignment.feedback.simulation import simulate_rankings
 from alignment.files import read_json, read_jsonl, write_json, write_jsonl
 from alignment.progress import Progress, silent
-from alignment.records import Completion, PreferencePair, Prompt, Ranking
-from alignment.workspace import Workspace, recorded_run
+from alignment.records import (
+    Completion,
+    LabelerEvidence,
+    PreferencePair,
+    Prompt,
+    PromptText,
+    Ranking,
+)
+from alignment.training import launch as launcher
+from alignment.workspace import RUN_FILE, STOP_FILE, Workspace, recorded_run
+
+PROMPTS_FILE = "prompts.jsonl"  # in the folder of a PPO run
 
 
 @dataclass(frozen=True)
@@ -119,6 +131,16 @@ class Job:
                 "or give --rankings."
             )
         return found
+
+    def known_orders(self) -> list[KnownOrder]:
+        """Orders known to be true, from `--gold` or, with the workspace's rankings, gold and adjudications of the
+        workspace."""
+        path = self.file("gold")
+        if path is not None:
+            return read_jsonl(path, KnownOrder.from_json)
+        if self.workspace is None or self.file("rankings") is not None:
+            return []
+        return in_force(known_orders(self.workspace.store))
 
     def pairs(self) -> list[PreferencePair]:
         """Preference pairs from `--pairs`, or those of the workspace's latest consensus."""
@@ -267,10 +289,18 @@ def consensus(job: Job) -> dict[str, Any]:
     config = job.config.consensus
     rankings, completions = job.rankings(config.labelers), job.completions()
     prompts = {p.prompt_id: p.prompt for p in job.prompts()}
-    by_prompt: dict[str, list[str]] = {}
+    ids: dict[str, list[str]] = {}
     for completion in completions.values():
-        by_prompt.setdefault(completion.prompt_id, []).append(completion.completion_id)
-    fitted: Consensus = fit_consensus(rankings, by_prompt, method=config.method, seed=config.seed)
+        ids.setdefault(completion.prompt_id, []).append(completion.completion_id)
+    known = job.known_orders()
+    fitted: Consensus = fit_consensus(
+        rankings,
+        ids,
+        method=config.method,
+        gold=by_prompt(known, "gold"),
+        adjudicated=by_prompt(known, "adjudication"),
+        seed=config.seed,
+    )
     texts = {c.completion_id: c.text for c in completions.values()}
     pairs = preference_pairs(
         fitted,
@@ -278,8 +308,13 @@ def consensus(job: Job) -> dict[str, Any]:
         texts,
         min_confidence=config.min_confidence,
         max_pairs_per_prompt=config.max_pairs_per_prompt,
+        max_none_acceptable=config.max_none_acceptable,
     )
-    inputs = {"rankings": len(rankings), "labelers": sorted({r.labeler_id for r in rankings})}
+    inputs = {
+        "rankings": len(rankings),
+        "labelers": sorted({r.labeler_id for r in rankings}),
+        "known_orders": [order.to_json() for order in known],
+    }
     with job.run("consensus", config, inputs) as run:
         labelers = [labeler.to_json() for labeler in fitted.labelers]
         write_jsonl(run.folder / "pairs.jsonl", [p.to_json() for p in pairs])
@@ -305,44 +340,134 @@ def train_reward(job: Job) -> dict[str, Any]:
     from alignment.models.loading import load_tokenizer
     from alignment.training import reward
 
-    config, pairs = job.config.reward, job.pairs()
+    config, launch, pairs = job.config.reward, launcher.launch_of(**job.launch), job.pairs()
     train, held_out = split_by_prompt(pairs, config.held_out_fraction, config.seed)
     base = job.base_model()
     tokenizer = load_tokenizer(base)
     summary = job.latest_metrics("consensus") if job.file("pairs") is None else {}
     with job.run("reward", config, {"model": base, "pairs": len(pairs)}) as run:
-        result = reward.train_reward(
-            base, tokenizer, train, held_out, config, run.folder, job.progress
-        )
+        known: dict[str, Any] = {
+            "evidence": _labeler_evidence(job, {pair.prompt_id for pair in held_out}),
+            "tasks": _task_texts(job),
+            "resume": job.resume,
+        }
+        if launch is None:
+            figures = reward.train_reward(
+                base, tokenizer, train, held_out, config, run.folder, job.progress, **known
+            ).to_json()
+        else:
+            spec = launcher.reward_spec(base, train, held_out, config, **known)
+            figures = launcher.train(spec, run.folder, launch, job.progress)
         run.metrics = {
-            **result.to_json(),
+            **figures,
             "labeler_agreement": summary.get("agreement_with_consensus"),
             "trusted_labeler_agreement": summary.get("trusted_agreement_with_consensus"),
         }
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
 
 
+def _labeler_evidence(job: Job, prompt_ids: set[str]) -> LabelerEvidence | None:
+    """What the labelers did on these prompts, where the pairs come from the workspace's consensus."""
+    run = _latest_of(job, "consensus") if job.file("pairs") is None else None
+    if run is None or run.folder is None:
+        return None
+    labelers = read_json(Path(run.folder) / "labelers.json")
+    consensus = job.config.consensus
+    return labeler_evidence(
+        job.rankings(consensus.labelers), labelers, prompt_ids, consensus.method
+    )
+
+
+def _task_texts(job: Job) -> dict[str, tuple[PromptText, list[str]]]:
+    """Prompt id -> prompt and completions of each task of the workspace, for the order in which they are asked."""
+    if job.workspace is None:
+        return {}
+    store = job.workspace.store
+    prompts = {prompt.prompt_id: prompt.prompt for prompt in store.prompts()}
+    texts = {name: completion.text for name, completion in store.completions().items()}
+    return {
+        task.prompt_id: (prompts[task.prompt_id], [texts[name] for name in task.completion_ids])
+        for task in store.tasks()
+    }
+
+
 def train_ppo(job: Job) -> dict[str, Any]:
-    """Align a policy against the reward model."""
+    """Align a policy against the reward; a resumed run reads the prompts that it began with."""
     from alignment.models.loading import load_tokenizer
     from alignment.training import ppo
 
-    config, prompts = job.config.ppo, job.prompts("train")
-    held_out = [p for p in job.prompts() if p.split == "held-out"]
-    reward_model, base = job.reward_model(), job.base_model()
+    config, launch = job.config.ppo, launcher.launch_of(**job.launch)
+    everyone = _ppo_prompts(job)
+    prompts = [p for p in everyone if p.split == "train"]
+    held_out = [p for p in everyone if p.split == "held-out"]
+    reward_model = job.reward_model() if config.uses_reward_model else None
+    base = job.base_model()
     if config.reward_threshold is not None and not held_out:
         raise InputError(
             'A reward threshold is measured on held-out prompts, and there are none. Mark some prompts "split": '
             '"held-out", or take ppo.reward_threshold out.'
         )
-    tokenizer = load_tokenizer(base)
-    inputs = {"model": base, "reward_model": str(reward_model), "prompts": len(prompts)}
+    inputs = {
+        "model": base,
+        "reward_model": None if reward_model is None else str(reward_model.resolve()),
+        "prompts": len(prompts),
+    }
     with job.run("ppo", config, inputs) as run:
-        result = ppo.train_ppo(
-            base, tokenizer, reward_model, prompts, held_out, config, run.folder, job.progress
-        )
-        run.metrics = result.to_json()
+        write_jsonl(run.folder / PROMPTS_FILE, [p.to_json() for p in everyone])
+        if launch is None:
+            run.metrics = ppo.train_ppo(
+                base,
+                load_tokenizer(base),
+                reward_model,
+                prompts,
+                held_out,
+                config,
+                run.folder,
+                job.progress,
+                resume=job.resume,
+            ).to_json()
+        else:
+            spec = launcher.ppo_spec(
+                base, reward_model, prompts, held_out, config, launch, job.resume
+            )
+            run.metrics = launcher.train(spec, run.folder, launch, job.progress)
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
+
+
+def _ppo_prompts(job: Job) -> list[Prompt]:
+    """The prompts of both splits; those kept in the run's folder where the run goes on."""
+    folder = job.out
+    if job.workspace is not None and job.run_id is not None:
+        folder = Path(runs.run(job.workspace.store, job.run_id).folder or "")
+    if job.resume and folder is not None and (folder / PROMPTS_FILE).exists():
+        return read_jsonl(folder / PROMPTS_FILE, Prompt.from_json)
+    job.prompts("train")  # there must be some
+    return job.prompts()
+
+
+def resume_folder(folder: Path, progress: Progress = silent) -> dict[str, Any]:
+    """Go on with a PPO run of `--out FOLDER`, outside any workspace, from its last whole checkpoint.
+
+    Raises `InputError` where the folder holds no run that can go on.
+    """
+    record = runs.Run(**read_json(folder / RUN_FILE))
+    if record.stage != "ppo":
+        raise InputError(
+            f"{folder} holds a {record.stage} run, which is not resumed. Start it again."
+        )
+    if record.status == "finished":
+        raise InputError(f"The run in {folder} has finished; there is nothing to resume.")
+    (folder / STOP_FILE).unlink(missing_ok=True)  # it has been heeded
+    files = {name: record.inputs.get(name) for name in ("model", "reward_model")}
+    job = Job(
+        Config.model_validate({"ppo": record.config}),
+        files={name: value for name, value in files.items() if value is not None},
+        out=folder,
+        progress=progress,
+        run_id=record.run_id,
+        resume=True,
+    )
+    return train_ppo(job)
 
 
 def evaluate_toxicity(job: Job) -> dict[str, Any]:

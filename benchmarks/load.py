@@ -41,7 +41,13 @@ from benchmarks.load_browsers import chromium, start_browsers
 
 OVERLAP, COMPLETIONS, GOLD_TASKS = 3, 4, 20
 PASSWORD = "the same for all of them"
-RETRY_SECONDS = (1, 2, 4, 8, 15)  # as the board waits between attempts, each by chance a half shorter or longer
+RETRY_SECONDS = (
+    1,
+    2,
+    4,
+    8,
+    15,
+)  # as the board waits between attempts, each by chance a half shorter or longer
 ATTEMPTS, START_SECONDS = 40, 90
 CONFIG = (
     f"labelling: {{practice_tasks: 0, gold_rate: 0.05, repeat_rate: 0.05, overlap: {OVERLAP}}}\n"

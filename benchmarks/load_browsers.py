@@ -10,7 +10,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 
-DEADLINE_SECONDS = 800
+DEADLINE_SECONDS = 600
 
 
 @dataclass
@@ -73,11 +73,11 @@ def _rank(
         page.on("pageerror", lambda error: seen.errors.append(f"{name}: {error}"))
         rng, deadline = random.Random(name), time.monotonic() + DEADLINE_SECONDS
         _sign_in(page, name, url, password, deadline)
-        while len(mine) < answers and time.monotonic() < deadline:
+        idle = 0  # looks at a board that says there is nothing left
+        while len(mine) < answers and time.monotonic() < deadline and idle < 10:
             state = page.evaluate("document.querySelector('.b')?.dataset.state ?? null")
             cards = page.locator(".b-card").count()
-            if state == "done" and not cards:
-                break
+            idle = idle + 1 if state == "done" else 0
             if state != "work" or not cards:
                 page.wait_for_timeout(200)
                 continue

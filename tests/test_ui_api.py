@@ -79,6 +79,8 @@ ROUTES = {
     ("GET", "/reports/{run_id}"): {"reviewer", "engineer", "admin"},
     ("GET", "/board"): SIGNED_IN,
     ("GET", "/runs"): {"engineer", "admin"},
+    ("GET", "/consensus"): {"engineer", "admin"},
+    ("GET", "/exports/{what}"): {"engineer", "admin"},
     ("GET", "/review"): {"reviewer", "engineer", "admin"},
 }
 PROBES = {
@@ -93,6 +95,8 @@ PROBES = {
     "/board": "/board/",
     "/people": "/people/",
     "/runs": "/runs/",
+    "/consensus": "/consensus/",
+    "/exports/{what}": "/exports/rankings",
     "/review": "/review/",
 }
 GRADIO_PROBES = (
@@ -202,7 +206,7 @@ def test_every_route_is_open_to_its_roles_only(shared, role):
 
 
 @pytest.mark.parametrize("role", [*people.ROLES, None])
-@pytest.mark.parametrize("page", ["/runs", "/review", "/board"])
+@pytest.mark.parametrize("page", ["/runs", "/review", "/board", "/consensus"])
 def test_gradio_endpoints_are_open_to_the_roles_of_their_page_only(shared, page, role):
     client = client_of(shared, role)
     allowed = ROUTES["GET", page]
@@ -246,7 +250,9 @@ def test_every_gradio_handler_checks_the_role_itself(shared, name):
             with pytest.raises(gr.Error):
                 function.fn(**{n: request if n == "request" else None for n in names})
             checked += 1
-    assert checked == 6, "three handlers on the review page, three on the people page"
+    assert checked == 12, (
+        "three on the review page, three on the people page, six on the consensus page"
+    )
 
 
 def test_unknown_paths_are_closed(shared):

@@ -36,7 +36,13 @@ from ui.callers import CSRF, Caller
 from ui.desk import Desk
 from ui.guard import PATHS
 
-PAGES = {"/board": "Rank", "/runs": "Runs", "/review": "Review", "/people": "People"}
+PAGES = {
+    "/board": "Rank",
+    "/runs": "Runs",
+    "/consensus": "Consensus",
+    "/review": "Review",
+    "/people": "People",
+}
 REFUSALS: dict[int | str, dict[str, Any]] = {
     **{status: {"model": Problem} for status in (401, 403, 411, 413, 422)},
     409: {"model": Conflict},

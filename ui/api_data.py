@@ -75,7 +75,7 @@ def data_routes(desk: Desk) -> APIRouter:
             figures = exchange.import_prompts(store, rows)
         else:
             figures = exchange.import_completions(store, rows, desk.rules.overlap)
-        audit.record(store, who.account_id, f"import {what}", **figures)
+        audit.record(store, who.account_id, f"import {what}", "", **figures)
         return figures
 
     @router.get("/export/{what}", response_class=StreamingResponse, responses={200: _JSONL})
@@ -88,7 +88,7 @@ def data_routes(desk: Desk) -> APIRouter:
     ) -> StreamingResponse:
         """JSONL: standing rankings; preference pairs of the latest consensus as TRL and DPO read them; labelers."""
         rows = exchange.export_rows(store, what, only_trl=columns == "trl")
-        audit.record(store, who.account_id, f"export {what}", rows=len(rows))
+        audit.record(store, who.account_id, f"export {what}", "", rows=len(rows))
         lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         name = {"content-disposition": f'attachment; filename="{what}.jsonl"'}
         return StreamingResponse(lines, media_type="application/x-ndjson", headers=name)

@@ -20,12 +20,15 @@ from starlette.staticfiles import StaticFiles
 
 import alignment
 from alignment.errors import ConcordError
+from alignment.feedback.live_consensus import LiveConsensus
 from alignment.feedback.store import Store
 from ui.access import Access
 from ui.api import add_error_handlers, api_routes
 from ui.board import board_page
+from ui.consensus_page import consensus_page
 from ui.desk import Desk
 from ui.dispatcher import Dispatcher
+from ui.exports import export_routes
 from ui.guard import HOME, PATHS, Guard, caller
 from ui.look import page_head, theme
 from ui.people_page import people_page
@@ -59,6 +62,8 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     app.include_router(door_routes(store, sessions))
     app.include_router(api_routes(desk))
     app.include_router(report_routes(store, workspace))
+    live = LiveConsensus(store)
+    app.include_router(export_routes(store, live))
     app.mount("/assets", StaticFiles(directory=ASSETS), name="assets")
 
     @app.get("/favicon.ico", include_in_schema=False)
@@ -73,6 +78,7 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     pages = {
         "/board": board_page(),
         "/runs": runs_page(),
+        "/consensus": consensus_page(access, store, live),
         "/review": review_page(access, store, workspace),
         "/people": people_page(access, desk),
     }
@@ -108,8 +114,9 @@ def _mount(app: FastAPI, path: str, blocks: gr.Blocks, store: Store, sessions: S
 def serve(workspace: Path, *, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serve the workspace until interrupted. Raises `ConcordError` where the port is taken."""
     app = create_app(workspace)
-    app.state.desk.start()
-    with _listen(host, port) as listening, Dispatcher(Path(workspace), app.state.desk.store):
+    desk = app.state.desk
+    desk.start()
+    with _listen(host, port) as listening, Dispatcher(desk.workspace, desk.store):
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
         uvicorn.Server(config).run(sockets=[listening])
 

@@ -33,6 +33,8 @@ PATHS: dict[str, frozenset[str]] = {
     "/api": EVERYBODY,
     "/board": EVERYBODY,
     "/runs": ENGINEERS,
+    "/consensus": ENGINEERS,
+    "/exports": ENGINEERS,
     "/review": REVIEWERS,
     "/reports": REVIEWERS,
     "/people": ENGINEERS,
