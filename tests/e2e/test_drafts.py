@@ -167,6 +167,25 @@ def test_a_draft_is_kept_on_the_device_while_the_server_is_away(server, board):
     assert stored_draft(server, page)["ranks"] == {a: 3, b: 1}
 
 
+def test_a_lost_reply_is_no_conflict_with_oneself(server, board):
+    """The draft was stored, the reply lost, and the labeler went on: there is no other device to ask about."""
+    page = board()
+    a, b, *_ = shown_ids(page)
+
+    def lost(route) -> None:
+        route.fetch()
+        route.abort()
+
+    page.route("**/api/drafts", lost, times=1)
+    press(page, "1")
+    expect(draft_state(page)).to_have_text("Saved on this device, sending again")
+    assert stored_draft(server, page)["ranks"] == {a: 1}
+    press(page, "2")
+    expect(draft_state(page)).to_have_text(SAVED)
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert stored_draft(server, page)["ranks"] == {a: 1, b: 2}
+
+
 def test_the_server_is_killed_between_get_and_submit(server, board):
     page = board()
     ids = shown_ids(page)

@@ -22,11 +22,13 @@ window.concord.Drafts = class Drafts {
     this.token = task.token;
     this.version = task.draft_version;
     this.draft = null;
+    this.tried = []; // what was sent without a reply so far: the server may have it
     this.dirty = this.conflict = false;
     this.onState("");
     const kept = this.#kept();
     if (kept?.token !== task.token) return task.draft;
     this.draft = kept.draft;
+    this.tried = kept.tried ?? [];
     this.dirty = true;
     this.version = kept.version;
     this.#keep();
@@ -83,7 +85,7 @@ window.concord.Drafts = class Drafts {
 
   // The server's newest, after the page was out of sight.
   seen(task) {
-    if (task.token !== this.token || task.draft_version <= this.version) return;
+    if (task.token !== this.token || this.sending || task.draft_version <= this.version) return;
     if (this.dirty) this.#conflicted(task.draft, task.draft_version);
     else { this.#adopt(task.draft_version); this.onTheirs(task.draft); }
   }
@@ -101,11 +103,14 @@ window.concord.Drafts = class Drafts {
   async #send() {
     const { token, draft } = this;
     if (!token || !this.dirty || this.conflict) return;
+    this.tried = [...this.tried, draft].slice(-20);
+    this.#keep();
     try {
       const { version } = await window.concord.send("PUT", "/api/drafts", { token, version: this.version, draft });
       if (this.token !== token) return;
       this.attempt = 0;
       this.version = version;
+      this.tried = [];
       this.channel?.postMessage({ kind: "draft", token, version, draft });
       if (this.draft === draft) {
         this.#adopt(version);
@@ -121,6 +126,7 @@ window.concord.Drafts = class Drafts {
 
   #failed(error) {
     if (error.status === 409 && error.body?.version !== undefined) {
+      this.tried = this.tried.slice(0, -1); // this one was refused
       this.#conflicted(error.body.draft, error.body.version);
     } else if (error.status === 0) {
       this.onState("device");
@@ -135,8 +141,14 @@ window.concord.Drafts = class Drafts {
 
   #conflicted(draft, version) {
     clearTimeout(this.timer);
-    // The same on both sides is no conflict: this device had saved it, and the reply was lost.
+    // What this device has sent is no conflict: it was saved, and the reply was lost.
     if (Drafts.same(draft, this.draft)) { this.#adopt(version); this.onState("saved"); return; }
+    if (this.tried.some((sent) => Drafts.same(draft, sent))) {
+      this.version = version;
+      this.#keep();
+      this.#soon(0);
+      return;
+    }
     this.conflict = { draft, version };
     this.onConflict(draft, this.draft);
   }
@@ -154,8 +166,8 @@ window.concord.Drafts = class Drafts {
   }
 
   #keep() {
-    const { tab, token, version, draft } = this;
-    try { localStorage.setItem(this.key, JSON.stringify({ tab, token, version, draft })); } catch { /* storage is off */ }
+    const { tab, token, version, draft, tried } = this;
+    try { localStorage.setItem(this.key, JSON.stringify({ tab, token, version, draft, tried })); } catch { /* storage is off */ }
   }
 
   #drop() {
