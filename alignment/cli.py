@@ -17,7 +17,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as RichProgress
 from rich.table import Table
 
-from alignment import __version__
+from alignment import __version__, cli_evaluate
 from alignment.errors import ConcordError
 from alignment.progress import Progress
 
@@ -379,6 +379,9 @@ def evaluate_toxicity(
     _show(figures, as_json, "Before and after")
 
 
+cli_evaluate.add_commands(evaluate_app, _job, _show)
+
+
 @app.command()
 def report(
     workspace: WorkspaceOption = None,
@@ -386,13 +389,16 @@ def report(
         Path | None, typer.Option(help="comparison.json of an evaluation.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="HTML file to write.")] = None,
+    verify: Annotated[
+        bool, typer.Option(help="Compute the figures again from the stored completions.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the HTML report of an evaluation."""
-    from alignment import pipeline
+    """Write the reports of an evaluation: HTML, Markdown and CSV."""
+    from alignment import evaluation_stage
 
     with _job(None, workspace, None, None, out, comparison=comparison) as job:
-        figures = pipeline.report(job)
+        figures = evaluation_stage.report(job, verify)
     _show(figures, as_json, "Report written")
 
 

@@ -23,7 +23,10 @@ FLOORS = {
     "alignment.pipeline": 4,
     "alignment.demo_base": 4,
     "alignment.demo": 4,
+    "alignment.evaluation_stage": 4,
+    "alignment.review_stage": 4,
     "alignment.cli": 5,
+    "alignment.cli_evaluate": 5,
     "ui": 5,
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}

@@ -24,7 +24,7 @@ from alignment.records import MAX_COMPLETIONS, PromptText
 from ui.guard import PATHS
 from ui.sessions import same
 
-PAGES = {"/board": "Rank", "/runs": "Runs", "/review": "Review"}
+PAGES = {"/board": "Rank", "/blind": "Compare", "/runs": "Runs", "/review": "Review"}
 
 
 class Turn(BaseModel):

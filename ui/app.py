@@ -23,6 +23,8 @@ from alignment.errors import ConcordError
 from alignment.feedback.store import Store
 from ui.access import Access
 from ui.api import add_error_handlers, api_routes
+from ui.blind_api import blind_routes
+from ui.blind_page import blind_page
 from ui.board import board_page
 from ui.guard import HOME, PATHS, Guard, caller
 from ui.look import page_head, theme
@@ -53,6 +55,7 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     add_error_handlers(app)
     app.include_router(sign_in_routes(store, sessions))
     app.include_router(api_routes(store, workspace))
+    app.include_router(blind_routes(store))
     app.include_router(report_routes(store, workspace))
     app.mount("/assets", StaticFiles(directory=ASSETS), name="assets")
 
@@ -67,6 +70,7 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     access = Access(store, sessions)
     pages = {
         "/board": board_page(),
+        "/blind": blind_page(),
         "/runs": runs_page(access, store, workspace),
         "/review": review_page(access, store, workspace),
     }

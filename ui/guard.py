@@ -31,6 +31,7 @@ PATHS: dict[str, frozenset[str]] = {
     "/sign-out": EVERYBODY,
     "/api": EVERYBODY,
     "/board": EVERYBODY,
+    "/blind": EVERYBODY,
     "/runs": ENGINEERS,
     "/review": REVIEWERS,
     "/reports": REVIEWERS,

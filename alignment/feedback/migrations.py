@@ -137,7 +137,60 @@ def _m001_first(db: Database) -> None:
             )
 
 
-MIGRATIONS: list[Callable[[Database], None]] = [_m001_first]
+def _m007_comparisons(db: Database) -> None:
+    """Blind rounds over the completions of an evaluation, and what people answered; verdicts name their figures."""
+    db.table("rounds").create(
+        {
+            "round_id": str,
+            "run_id": str,
+            "before": str,
+            "after": str,
+            "pairs": str,
+            "opened_by": str,
+            "seed": int,
+            "created": str,
+        },
+        pk="round_id",
+        not_null={"run_id", "before", "after", "pairs", "opened_by", "seed", "created"},
+        foreign_keys=[("run_id", "runs", "run_id")],
+    )
+    db.table("comparisons").create(
+        {
+            "comparison_id": int,
+            "round_id": str,
+            "prompt_id": str,
+            "judge": str,
+            "before_left": int,
+            "choice": str,
+            "outcome": str,
+            "seconds": float,
+            "created": str,
+        },
+        pk="comparison_id",
+        not_null={"round_id", "prompt_id", "judge", "before_left", "choice", "outcome", "created"},
+        foreign_keys=[("round_id", "rounds", "round_id")],
+    )
+    db.table("comparisons").create_index(["round_id", "prompt_id", "judge"], unique=True)
+    db.execute("ALTER TABLE reviews ADD COLUMN figures TEXT")
+    for table in ("rounds", "comparisons"):
+        for action in ("UPDATE", "DELETE"):
+            db.execute(
+                f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{table} are append-only'); END"
+            )
+
+
+def _m009_prompt_categories(db: Database) -> None:
+    """What evaluations read of a prompt: its category, and reference answers as a JSON list."""
+    db.execute("ALTER TABLE prompts ADD COLUMN category TEXT")
+    db.execute("ALTER TABLE prompts ADD COLUMN reference TEXT")
+
+
+MIGRATIONS: list[Callable[[Database], None]] = [
+    _m001_first,
+    _m007_comparisons,
+    _m009_prompt_categories,
+]
 
 
 def schema_version(db: Database) -> int:
