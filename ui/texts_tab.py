@@ -78,13 +78,15 @@ def texts_tab(
         return look(run_id, model, scorer, category, change, search, 1, request)
 
     with gr.Row():
-        model = gr.Dropdown(label="Model", choices=[], visible=False)
-        scorer = gr.Dropdown(label="Scorer", choices=[], visible=False)
-        category = gr.Dropdown(label="Category", choices=[], visible=False)
+        model = gr.Dropdown(label="Model", choices=[], visible=False, min_width=190)
+        scorer = gr.Dropdown(label="Scorer", choices=[], visible=False, min_width=190)
+        category = gr.Dropdown(label="Category", choices=[], visible=False, min_width=190)
         changes = list(evaluations.CHANGES.items())
-        change = gr.Dropdown(label="Change", choices=changes, value="", filterable=False)
-        search = gr.Textbox(label="Words, then Enter", max_length=LONGEST_SEARCH)
-        number = gr.Number(label="Page", value=1, minimum=1, precision=0, step=1)
+        change = gr.Dropdown(
+            label="Change", choices=changes, value="", filterable=False, min_width=190
+        )
+        search = gr.Textbox(label="Words, then Enter", max_length=LONGEST_SEARCH, min_width=190)
+        number = gr.Number(label="Page", value=1, minimum=1, precision=0, step=1, min_width=190)
     sides = gr.HTML(apply_default_css=False)
     asked = [choice, model, scorer, category, change, search]
     fields = [model, scorer, category, change, search, number, sides]
