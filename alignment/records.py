@@ -171,6 +171,7 @@ class Ranking:
     `ranks`: completion id -> rank, 1 is best, equal ranks are ties, a missing completion is unranked.
     `positions`: completion id -> place at which it was shown, from 0; None where it is not known.
     `seconds`: time from showing to submitting; None where it is not known.
+    `none_acceptable`: the labeler holds that no completion should be given to anybody, whatever their order.
     """
 
     prompt_id: str
@@ -179,6 +180,7 @@ class Ranking:
     positions: dict[str, int] | None = None
     seconds: float | None = None
     simulated: bool = False
+    none_acceptable: bool = False
 
     @classmethod
     def from_json(cls, row: Any) -> Ranking:
@@ -189,6 +191,7 @@ class Ranking:
             "positions": dict,
             "seconds": (int, float),
             "simulated": bool,
+            "none_acceptable": bool,
         }
         taken = _take(row, known, ("prompt_id", "labeler_id", "ranks"))
         ranks = check_ranks(taken["ranks"])
@@ -205,6 +208,7 @@ class Ranking:
             positions,
             seconds,
             taken.get("simulated", False),
+            taken.get("none_acceptable", False),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -219,6 +223,8 @@ class Ranking:
             row["seconds"] = self.seconds
         if self.simulated:
             row["simulated"] = True
+        if self.none_acceptable:
+            row["none_acceptable"] = True
         return row
 
 

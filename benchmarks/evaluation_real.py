@@ -1,11 +1,11 @@
 """Alignment on real toxic prefixes, judged by scorers that did not train it: `python -m benchmarks.evaluation_real`.
 
-The prompts are first halves of toxic sentences of ParaDetox (Logacheva et al. 2022, CC0; `--data` names the folder). The
-sentences are split by their hash into parts that share none: R trains the reward's scorer, J an independent scorer, H is
-held out for prompts. A small base model is trained for some minutes on all sentences but H and their neutral rewrites;
-its completions of prefixes outside H are labelled by R's scorer, a reward model learns from the pairs, PPO aligns a
-policy. Base and policy are then compared on prefixes of H by `profanity-check`, by J's scorer, and by R's (which counts as
-the trainer). Each stage leaves a folder under `--out`; stages that are there are not run again.
+The prompts are first halves of toxic sentences of ParaDetox (Logacheva et al. 2022, CC0; `--data` names the folder).
+The sentences are split by their hash into parts that share none: R trains the reward's scorer, J an independent scorer,
+H is held out for prompts. A small base model is trained for some minutes on all sentences but H and their neutral
+rewrites; its completions of prefixes outside H are labelled by R's scorer, a reward model learns from the pairs, PPO
+aligns a policy. Base and policy are then compared on prefixes of H by `profanity-check`, by J's scorer, and by R's
+(which counts as the trainer). Each stage leaves a folder under `--out`; stages that are there are not run again.
 """
 
 from __future__ import annotations

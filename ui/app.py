@@ -26,6 +26,7 @@ from ui.api import add_error_handlers, api_routes
 from ui.blind_api import blind_routes
 from ui.blind_page import blind_page
 from ui.board import board_page
+from ui.desk import Desk
 from ui.guard import HOME, PATHS, Guard, caller
 from ui.look import page_head, theme
 from ui.reports import report_routes
@@ -43,6 +44,7 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     """
     workspace = Path(workspace).resolve()
     store = Store(workspace / "feedback.db")
+    desk = Desk(store, workspace)
     sessions = Sessions(secret if secret is not None else workspace_secret(workspace))
     app = FastAPI(
         title="Concord",
@@ -54,7 +56,7 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     app.add_middleware(Guard, store=store, sessions=sessions)
     add_error_handlers(app)
     app.include_router(sign_in_routes(store, sessions))
-    app.include_router(api_routes(store, workspace))
+    app.include_router(api_routes(desk))
     app.include_router(blind_routes(store))
     app.include_router(report_routes(store, workspace))
     app.mount("/assets", StaticFiles(directory=ASSETS), name="assets")

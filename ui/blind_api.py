@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from alignment.feedback import blind
 from alignment.feedback.store import Store
-from ui.api import Caller, check_csrf
+from ui.callers import CSRF, Caller
 
 
 class ShownPair(BaseModel):
@@ -62,12 +62,12 @@ def blind_routes(store: Store) -> APIRouter:
             )
         )
 
-    @router.post("/next", dependencies=[Depends(check_csrf)])
+    @router.post("/next", dependencies=[CSRF])
     def next_pair(who: Caller) -> NextPair:
         """The caller's next pair; the same one until it is answered."""
         return upcoming(who.account_id)
 
-    @router.post("/answers", dependencies=[Depends(check_csrf)])
+    @router.post("/answers", dependencies=[CSRF])
     def answer(chosen: Choice, who: Caller) -> NextPair:
         """Store the answer and return the next pair. Sending the same again is one answer."""
         blind.answer(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sqlite_utils import Database
 
 from alignment.errors import StoreError
+from alignment.feedback import evaluation_schema, labelling_schema
 
 
 def _m001_first(db: Database) -> None:
@@ -137,59 +138,89 @@ def _m001_first(db: Database) -> None:
             )
 
 
-def _m007_comparisons(db: Database) -> None:
-    """Blind rounds over the completions of an evaluation, and what people answered; verdicts name their figures."""
-    db.table("rounds").create(
+def _m002_known_orders(db: Database) -> None:
+    """Orders known to be true: gold set beforehand, and adjudications. Null ranks withdraw the order they supersede.
+    Rankings may say that none of the completions is acceptable."""
+    db.execute("ALTER TABLE rankings ADD COLUMN none_acceptable INTEGER NOT NULL DEFAULT 0")
+    db.table("known_orders").create(
         {
-            "round_id": str,
-            "run_id": str,
-            "before": str,
-            "after": str,
-            "pairs": str,
-            "opened_by": str,
-            "seed": int,
+            "order_id": int,
+            "prompt_id": str,
+            "task_id": str,
+            "ranks": str,
+            "source": str,
+            "set_by": str,
+            "comment": str,
+            "supersedes": int,
             "created": str,
         },
-        pk="round_id",
-        not_null={"run_id", "before", "after", "pairs", "opened_by", "seed", "created"},
+        pk="order_id",
+        not_null={"prompt_id", "source", "set_by", "created"},
+        foreign_keys=[
+            ("prompt_id", "prompts", "prompt_id"),
+            ("task_id", "tasks", "task_id"),
+            ("supersedes", "known_orders", "order_id"),
+        ],
+    )
+    db.table("known_orders").create_index(["supersedes"], unique=True)
+    db.table("known_orders").create_index(["prompt_id"])
+    db.create_view(
+        "standing_known_orders",
+        "SELECT * FROM known_orders AS k WHERE ranks IS NOT NULL AND NOT EXISTS "
+        "(SELECT 1 FROM known_orders AS newer WHERE newer.supersedes = k.order_id)",
+    )
+    for action in ("UPDATE", "DELETE"):
+        db.execute(
+            f"CREATE TRIGGER known_orders_no_{action.lower()} BEFORE {action} ON known_orders "
+            "BEGIN SELECT RAISE(ABORT, 'known_orders are append-only'); END"
+        )
+
+
+def _m003_run_queue(db: Database) -> None:
+    """Requests behind runs, the processes that work on them, and what people noted about them."""
+    db.table("run_requests").create(
+        {
+            "run_id": str,
+            "stage": str,
+            "config": str,
+            "files": str,
+            "launch": str,
+            "after": str,
+            "resume": int,
+            "created_by": str,
+            "created": str,
+        },
+        pk="run_id",
+        not_null={"stage", "config", "files", "launch", "after", "resume", "created"},
         foreign_keys=[("run_id", "runs", "run_id")],
     )
-    db.table("comparisons").create(
-        {
-            "comparison_id": int,
-            "round_id": str,
-            "prompt_id": str,
-            "judge": str,
-            "before_left": int,
-            "choice": str,
-            "outcome": str,
-            "seconds": float,
-            "created": str,
-        },
-        pk="comparison_id",
-        not_null={"round_id", "prompt_id", "judge", "before_left", "choice", "outcome", "created"},
-        foreign_keys=[("round_id", "rounds", "round_id")],
+    db.table("run_processes").create(
+        {"run_id": str, "pid": int, "started": float},
+        pk="run_id",
+        foreign_keys=[("run_id", "runs", "run_id")],
     )
-    db.table("comparisons").create_index(["round_id", "prompt_id", "judge"], unique=True)
-    db.execute("ALTER TABLE reviews ADD COLUMN figures TEXT")
-    for table in ("rounds", "comparisons"):
-        for action in ("UPDATE", "DELETE"):
-            db.execute(
-                f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} "
-                f"BEGIN SELECT RAISE(ABORT, '{table} are append-only'); END"
-            )
-
-
-def _m009_prompt_categories(db: Database) -> None:
-    """What evaluations read of a prompt: its category, and reference answers as a JSON list."""
-    db.execute("ALTER TABLE prompts ADD COLUMN category TEXT")
-    db.execute("ALTER TABLE prompts ADD COLUMN reference TEXT")
+    db.table("run_marks").create(
+        {"mark_id": int, "run_id": str, "kind": str, "value": str, "by": str, "created": str},
+        pk="mark_id",
+        not_null={"run_id", "kind", "by", "created"},
+        foreign_keys=[("run_id", "runs", "run_id")],
+    )
+    db.table("run_marks").create_index(["run_id"])
+    for action in ("UPDATE", "DELETE"):
+        db.execute(
+            f"CREATE TRIGGER run_marks_no_{action.lower()} BEFORE {action} ON run_marks "
+            "BEGIN SELECT RAISE(ABORT, 'run_marks are append-only'); END"
+        )
 
 
 MIGRATIONS: list[Callable[[Database], None]] = [
     _m001_first,
-    _m007_comparisons,
-    _m009_prompt_categories,
+    _m002_known_orders,
+    _m003_run_queue,
+    labelling_schema.labelling,
+    labelling_schema.accounts,
+    evaluation_schema.comparisons,
+    evaluation_schema.prompt_categories,
 ]
 
 
