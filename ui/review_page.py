@@ -33,7 +33,7 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
     """The page at `/review`."""
 
     def show(run_id: str | None, who: Account) -> list[Any]:
-        """Values for the choice, the report, the reviews, the form, the table and what people said."""
+        """Values for the choice, report, reviews, form, table, what people said, and the tab of texts."""
         there = evaluations.finished(store)
         chosen = next((r for r in there if r.run_id == run_id), None) or next(iter(there), None)
         choices = [(_choice(run, store), run.run_id) for run in there]
@@ -45,6 +45,7 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
             gr.Column(visible=chosen is not None),
             evaluations.runs_table(there, chosen, store),
             people_panel(chosen, store, who),
+            gr.Tab(interactive=chosen is not None),
         ]
 
     def first(request: gr.Request) -> list[Any]:
@@ -87,7 +88,7 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
                 with gr.Tabs():
                     with gr.Tab("Report"):
                         page = gr.HTML(apply_default_css=False)
-                    with gr.Tab("Texts") as tab:
+                    with gr.Tab("Texts", interactive=False) as tab:  # until a run is chosen
                         texts_tab(access, store, workspace, choice, tab)
                     with gr.Tab("All evaluations"):
                         table = gr.HTML(apply_default_css=False)
@@ -105,7 +106,7 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
                 )
                 send = gr.Button("Store verdict", variant="primary")
                 reviews = gr.HTML(apply_default_css=False)
-        outputs = [choice, page, reviews, form, table, people]
+        outputs = [choice, page, reviews, form, table, people, tab]
         blocks.load(first, outputs=outputs, **evaluations.QUIET)
         choice.input(choose, choice, outputs, **evaluations.QUIET)
         open_button.click(open_round, choice, people, **evaluations.QUIET)
