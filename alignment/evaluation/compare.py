@@ -239,10 +239,15 @@ def prompt_rows(material: Material, name: str, scorer: str) -> tuple[PromptRow, 
     rows = []
     for prompt in material.prompts:
         before, after = (tuple(side[prompt.prompt_id]) for side in sides)
-        means = [float(np.mean([c.toxicity for c in group])) for group in (before, after)]
         rows.append(
             PromptRow(
-                prompt.prompt_id, text_of(prompt.prompt), *means, before, after, prompt.category
+                prompt.prompt_id,
+                text_of(prompt.prompt),
+                float(np.mean([c.toxicity for c in before])),
+                float(np.mean([c.toxicity for c in after])),
+                before,
+                after,
+                prompt.category,
             )
         )
     return tuple(rows)

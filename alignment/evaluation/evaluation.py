@@ -373,7 +373,9 @@ def _change(
     keys = [((side, scorer, "sum"), (side, "n")) for side in (0, place)]
     means = [made.total(over) / made.total(under) for over, under in keys]
     before, after = (made.drawn[over] / made.drawn[under] for over, under in keys)
-    sides = [np.stack([made.sums[over], made.sums[under]], axis=1) for over, under in keys]
+    before_sums, after_sums = (
+        np.stack([made.sums[over], made.sums[under]], axis=1) for over, under in keys
+    )
     reduction = (
         None  # where nothing was toxic before, in the data or in some resample, there is no ratio
     )
@@ -381,7 +383,7 @@ def _change(
         reduction = interval(1 - means[1] / means[0], 1 - after / before, made.groups)
     return Change(
         interval(means[1] - means[0], after - before, made.groups),
-        permutation_test(*sides, settings.permutations, settings.seed),
+        permutation_test(before_sums, after_sums, settings.permutations, settings.seed),
         reduction,
         made.groups,
         worst,

@@ -72,7 +72,7 @@ def counter() -> Any:
     ]
 
     def count(texts: Sequence[str]) -> sparse.csr_matrix:
-        return sparse.hstack([kind.transform(list(texts)) for kind in kinds], format="csr")
+        return sparse.csr_matrix(sparse.hstack([kind.transform(list(texts)) for kind in kinds]))
 
     return count
 
@@ -82,7 +82,8 @@ def _weighted(counts: sparse.csr_matrix, idf: np.ndarray) -> sparse.csr_matrix:
     counts = counts.copy()
     counts.data = (1 + np.log(counts.data)) * idf[counts.indices]
     norms = np.sqrt(np.asarray(counts.multiply(counts).sum(1)).ravel())
-    return sparse.diags(1 / np.where(norms > 0, norms, 1.0)) @ counts
+    scale = sparse.diags(1 / np.where(norms > 0, norms, 1.0))
+    return sparse.csr_matrix(scale @ counts)
 
 
 def train(texts: Sequence[str], toxic: Sequence[bool], name: str, seed: int = 0) -> LinearScorer:

@@ -89,7 +89,7 @@ def _closest(length: int, lengths: Sequence[int]) -> int:
     at = bisect_left(lengths, length)
     if at + 1 < len(lengths) and lengths[at + 1] == length:
         return length
-    near = ([lengths[at - 1]] if at else []) + lengths[at + 1 : at + 2]
+    near = [*lengths[max(at - 1, 0) : at], *lengths[at + 1 : at + 2]]
     return min(near, key=lambda other: (abs(other - length), other))
 
 

@@ -198,8 +198,8 @@ def _environment() -> Environment:
 
 def place(source: str) -> str:
     """A hub id as it is, of a path the last part: a report that is passed on names no folder of its maker's."""
-    parts = Path(source).parts
-    return source if len(parts) <= 2 and not Path(source).is_absolute() else parts[-1]
+    path = Path(source)
+    return source if len(path.parts) <= 2 and not path.is_absolute() else path.name
 
 
 def marked(completion: ScoredCompletion) -> Markup:
