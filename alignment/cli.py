@@ -13,10 +13,12 @@ import typer
 
 from alignment import __version__
 from alignment.cli_evaluate import evaluate_app
+from alignment.cli_known_orders import adjudicate, gold_app
 from alignment.cli_runs import runs_app
 from alignment.cli_shared import (
     CompletionsOption,
     ConfigOption,
+    GoldOption,
     JsonOption,
     ModelOption,
     OutOption,
@@ -50,8 +52,10 @@ for name, group in {
     "train": train_app,
     "evaluate": evaluate_app,
     "runs": runs_app,
+    "gold": gold_app,
 }.items():
     app.add_typer(group, name=name)
+app.command()(adjudicate)
 
 
 @app.command()
@@ -161,6 +165,7 @@ def consensus(
     rankings: RankingsOption = None,
     completions: CompletionsOption = None,
     prompts: PromptsOption = None,
+    gold: GoldOption = None,
     out: OutOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
@@ -178,6 +183,7 @@ def consensus(
         rankings=rankings,
         completions=completions,
         prompts=prompts,
+        gold=gold,
     ) as job:
         figures = pipeline.consensus(job)
     labelers = figures.pop("labelers_table")

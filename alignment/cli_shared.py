@@ -33,6 +33,9 @@ PromptsOption = Annotated[Path | None, typer.Option("--prompts", help="JSONL of 
 CompletionsOption = Annotated[
     Path | None, typer.Option("--completions", help="JSONL of completions.")
 ]
+GoldOption = Annotated[
+    Path | None, typer.Option("--gold", help="JSONL of known orders, which settle their prompts.")
+]
 RankingsOption = Annotated[Path | None, typer.Option("--rankings", help="JSONL of rankings.")]
 PairsOption = Annotated[Path | None, typer.Option("--pairs", help="JSONL of preference pairs.")]
 ModelOption = Annotated[

@@ -145,6 +145,12 @@ class ConsensusConfig(Section):
     max_pairs_per_prompt: int | None = Field(
         None, ge=1, description="keep the surest pairs of each prompt"
     )
+    max_none_acceptable: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="leave out prompts of which a larger share of rankings calls nothing acceptable",
+    )
     seed: int = Field(0, ge=0, description="seed of the bootstrap intervals")
 
 

@@ -105,6 +105,27 @@ def _newest_input(workspace: Workspace, stage: str, after: Sequence[str]) -> dic
     return {option: str((Path(found.folder) / name).resolve())}
 
 
+def source_stage(stage: str) -> str | None:
+    """The stage whose output `stage` reads, or None."""
+    return _READS[stage][1] if stage in _READS else None
+
+
+def reading(workspace: Workspace, stage: str, run_id: str | None) -> dict[str, str]:
+    """The option by which `stage` reads the output of that run; nothing where no run is given.
+
+    Raises `InputError` where the run is of another stage, or not finished.
+    """
+    if run_id is None:
+        return {}
+    run, source = runs.run(workspace.store, run_id), source_stage(stage)
+    if run.stage != source or run.status != "finished" or run.folder is None:
+        raise InputError(
+            f"The stage {stage} reads a finished {source} run; {run_id!r} is a {run.stage} run, {run.status}."
+        )
+    option, _, name = _READS[stage]
+    return {option: str((Path(run.folder) / name).resolve())}
+
+
 def dispatch(workspace: Workspace, most: int = 1) -> list[str]:
     """Mark the dead, then start queued runs while fewer than `most` are active; returns the ids of those started."""
     reap(workspace)

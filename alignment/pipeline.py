@@ -16,6 +16,7 @@ from alignment.errors import InputError, nearest
 from alignment.feedback import people, run_queue, runs
 from alignment.feedback.consensus import Consensus, fit_consensus
 from alignment.feedback.courtesy import courtesy
+from alignment.feedback.known_orders import KnownOrder, by_prompt, in_force, known_orders
 from alignment.feedback.pairs import preference_pairs, split_by_prompt
 from alignment.feedback.people import Labeler
 from alignment.feedback.run_queue import Request
@@ -118,6 +119,16 @@ class Job:
                 "or give --rankings."
             )
         return found
+
+    def known_orders(self) -> list[KnownOrder]:
+        """Orders known to be true, from `--gold` or, with the workspace's rankings, gold and adjudications of the
+        workspace."""
+        path = self.file("gold")
+        if path is not None:
+            return read_jsonl(path, KnownOrder.from_json)
+        if self.workspace is None or self.file("rankings") is not None:
+            return []
+        return in_force(known_orders(self.workspace.store))
 
     def pairs(self) -> list[PreferencePair]:
         """Preference pairs from `--pairs`, or those of the workspace's latest consensus."""
@@ -262,10 +273,18 @@ def consensus(job: Job) -> dict[str, Any]:
     config = job.config.consensus
     rankings, completions = job.rankings(config.labelers), job.completions()
     prompts = {p.prompt_id: p.prompt for p in job.prompts()}
-    by_prompt: dict[str, list[str]] = {}
+    ids: dict[str, list[str]] = {}
     for completion in completions.values():
-        by_prompt.setdefault(completion.prompt_id, []).append(completion.completion_id)
-    fitted: Consensus = fit_consensus(rankings, by_prompt, method=config.method, seed=config.seed)
+        ids.setdefault(completion.prompt_id, []).append(completion.completion_id)
+    known = job.known_orders()
+    fitted: Consensus = fit_consensus(
+        rankings,
+        ids,
+        method=config.method,
+        gold=by_prompt(known, "gold"),
+        adjudicated=by_prompt(known, "adjudication"),
+        seed=config.seed,
+    )
     texts = {c.completion_id: c.text for c in completions.values()}
     pairs = preference_pairs(
         fitted,
@@ -273,8 +292,13 @@ def consensus(job: Job) -> dict[str, Any]:
         texts,
         min_confidence=config.min_confidence,
         max_pairs_per_prompt=config.max_pairs_per_prompt,
+        max_none_acceptable=config.max_none_acceptable,
     )
-    inputs = {"rankings": len(rankings), "labelers": sorted({r.labeler_id for r in rankings})}
+    inputs = {
+        "rankings": len(rankings),
+        "labelers": sorted({r.labeler_id for r in rankings}),
+        "known_orders": [order.to_json() for order in known],
+    }
     with job.run("consensus", config, inputs) as run:
         labelers = [labeler.to_json() for labeler in fitted.labelers]
         write_jsonl(run.folder / "pairs.jsonl", [p.to_json() for p in pairs])

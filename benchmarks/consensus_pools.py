@@ -61,6 +61,7 @@ def simulate_pool(
         labeler,
         ranks.astype(np.int8),
         places.astype(np.int16),
+        np.zeros(len(ranks), bool),
     )
     return Pool(table, utilities, kinds)
 

@@ -41,6 +41,7 @@ def table_from(prompt: np.ndarray, labeler: np.ndarray, ranks: np.ndarray) -> Ra
         labeler,
         ranks[order].astype(np.int8),
         np.full(ranks.shape, -1, np.int16),
+        np.zeros(len(ranks), bool),
     )
 
 

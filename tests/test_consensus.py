@@ -407,7 +407,7 @@ def test_labelers_who_all_follow_the_place_on_the_screen_give_no_reliable_signal
 
 def test_a_gold_order_that_is_none_is_refused():
     _, _, _, rankings = pool(prompts=3)
-    with pytest.raises(InputError, match="gold order of prompt 'p000'"):
+    with pytest.raises(InputError, match="known order of prompt 'p000'"):
         fit_consensus(rankings, gold={"p000": {"p000c0": 1}})
 
 

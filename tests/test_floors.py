@@ -31,6 +31,7 @@ FLOORS = {
     "alignment.cli_evaluate": 5,
     "alignment.cli_runs": 5,
     "alignment.cli_shared": 5,
+    "alignment.cli_known_orders": 5,
     "ui": 5,
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}

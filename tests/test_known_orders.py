@@ -7,8 +7,12 @@ import pytest
 from alignment.errors import InputError, StoreError
 from alignment.feedback.known_orders import (
     KnownOrder,
+    by_prompt,
+    in_force,
     known_orders,
     set_known_order,
+    set_known_orders,
+    withdraw_adjudications,
     withdraw_known_order,
 )
 from alignment.feedback.people import Labeler, add_labelers
@@ -71,3 +75,48 @@ def test_a_ranking_keeps_that_nothing_was_acceptable(store):
     store.add_rankings([plain, refused])
     assert store.rankings() == [plain, refused]
     assert [Ranking.from_json(r.to_json()) for r in (plain, refused)] == [plain, refused]
+
+
+def test_gold_that_an_adjudication_overruled_stands_again_when_it_is_withdrawn(store):
+    gold = set_known_order(store, order({"a": 1, "b": 2}))
+    for ranks in ({"a": 2, "b": 1}, {"a": 1, "b": 1}):
+        set_known_order(store, order(ranks, "adjudication"))
+    assert withdraw_adjudications(store, "p", "eve", "on second thoughts") == 1
+    (again,) = known_orders(store)
+    assert (again.ranks, again.source, again.set_by) == (gold.ranks, "gold", gold.set_by)
+    withdraw_known_order(store, again.order_id, "eve")
+    assert known_orders(store) == []
+    with pytest.raises(StoreError, match="No adjudication of prompt 'p'"):
+        withdraw_adjudications(store, "p", "eve")
+
+
+def test_many_orders_are_stored_whole_or_not_at_all(store):
+    with pytest.raises(StoreError, match="'x'"):
+        set_known_orders(store, [order({"a": 1, "b": 2}), order({"a": 1, "x": 2})])
+    assert known_orders(store) == []
+
+
+def test_where_orders_contradict_each_other_the_last_word_counts(store):
+    first = set_known_order(store, order({"a": 1, "b": 2, "c": 3}))
+    beside = set_known_order(store, order({"c": 1, "d": 2}))
+    assert in_force(known_orders(store)) == [first, beside]
+    later = set_known_order(store, order({"b": 1, "a": 2}, "adjudication"))
+    assert in_force(known_orders(store)) == [beside, later]
+    standing = in_force(known_orders(store))
+    assert by_prompt(standing, "gold") == {"p": [{"c": 1, "d": 2}]}
+    assert by_prompt(standing, "adjudication") == {"p": [{"b": 1, "a": 2}]}
+
+
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        ([], "prompt_id"),
+        ({"ranks": {"a": 1, "b": 2}}, "prompt_id"),
+        ({"prompt_id": "p", "ranks": [1, 2]}, "ranks"),
+        ({"prompt_id": "p", "ranks": {"a": 1}}, "2 to 9"),
+        ({"prompt_id": "p", "ranks": {"a": 1, "b": 2}, "comment": 7}, "comment"),
+    ],
+)
+def test_a_line_that_is_no_known_order_is_refused(row, says):
+    with pytest.raises(InputError, match=says):
+        KnownOrder.from_json(row)

@@ -96,3 +96,27 @@ def test_a_split_of_one_prompt_is_refused():
         split_by_prompt(pairs, 0.2, seed=0)
     with pytest.raises(InputError, match="held_out_fraction is 1"):
         split_by_prompt(pairs, 1, seed=0)
+
+
+def test_pairs_of_prompts_without_an_acceptable_completion_can_be_left_out():
+    marked = [
+        Ranking(r.prompt_id, r.labeler_id, r.ranks, none_acceptable=r.prompt_id in ("p0", "p1"))
+        for r in rankings()
+    ]
+    marked[0] = rankings()[0]  # of p0, two of three hold so
+    consensus = fit_consensus(marked, method="factor")
+
+    def prompts(most):
+        pairs = preference_pairs(consensus, PROMPTS, TEXTS, max_none_acceptable=most)
+        return {pair.prompt_id for pair in pairs}
+
+    assert prompts(1.0) == set(PROMPTS)
+    assert prompts(0.7) == set(PROMPTS) - {"p1"}
+    assert prompts(0.5) == set(PROMPTS) - {"p0", "p1"}
+    with pytest.raises(InputError, match="max_none_acceptable is 2"):
+        preference_pairs(consensus, PROMPTS, TEXTS, max_none_acceptable=2)
+    everything = fit_consensus(
+        [Ranking(r.prompt_id, r.labeler_id, r.ranks, none_acceptable=True) for r in rankings()]
+    )
+    with pytest.raises(InputError, match="without an acceptable completion"):
+        preference_pairs(everything, PROMPTS, TEXTS, max_none_acceptable=0.5)

@@ -28,11 +28,18 @@ from ui.api_models import (
     Problem,
     ShownPreferences,
 )
+from ui.api_runs import run_routes
 from ui.callers import CSRF, Caller
 from ui.desk import Desk
 from ui.guard import PATHS
 
-PAGES = {"/board": "Rank", "/blind": "Compare", "/runs": "Runs", "/review": "Review"}
+PAGES = {
+    "/board": "Rank",
+    "/blind": "Compare",
+    "/runs": "Runs",
+    "/consensus": "Consensus",
+    "/review": "Review",
+}
 REFUSALS: dict[int | str, dict[str, Any]] = {
     **{status: {"model": Problem} for status in (401, 403, 411, 413, 422)},
     409: {"model": Conflict},
@@ -45,6 +52,7 @@ def api_routes(desk: Desk) -> APIRouter:
     router = APIRouter(prefix="/api", responses=REFUSALS)
     router.include_router(own_routes(desk))
     router.include_router(labelling_routes(desk))
+    router.include_router(run_routes(desk.store, desk.workspace))
     return router
 
 

@@ -20,13 +20,17 @@ from starlette.staticfiles import StaticFiles
 
 import alignment
 from alignment.errors import ConcordError
+from alignment.feedback.live_consensus import LiveConsensus
 from alignment.feedback.store import Store
 from ui.access import Access
 from ui.api import add_error_handlers, api_routes
 from ui.blind_api import blind_routes
 from ui.blind_page import blind_page
 from ui.board import board_page
+from ui.consensus_page import consensus_page
 from ui.desk import Desk
+from ui.dispatcher import Dispatcher
+from ui.exports import export_routes
 from ui.guard import HOME, PATHS, Guard, caller
 from ui.look import page_head, theme
 from ui.reports import report_routes
@@ -53,12 +57,15 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url="/api/openapi.json",
     )
+    app.state.store = store
     app.add_middleware(Guard, store=store, sessions=sessions)
     add_error_handlers(app)
     app.include_router(sign_in_routes(store, sessions))
     app.include_router(api_routes(desk))
     app.include_router(blind_routes(store))
     app.include_router(report_routes(store, workspace))
+    live = LiveConsensus(store)
+    app.include_router(export_routes(store, live))
     app.mount("/assets", StaticFiles(directory=ASSETS), name="assets")
 
     @app.get("/favicon.ico", include_in_schema=False)
@@ -73,7 +80,8 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     pages = {
         "/board": board_page(),
         "/blind": blind_page(),
-        "/runs": runs_page(access, store, workspace),
+        "/runs": runs_page(),
+        "/consensus": consensus_page(access, store, live),
         "/review": review_page(access, store, workspace),
     }
     for path, blocks in pages.items():
@@ -108,7 +116,7 @@ def _mount(app: FastAPI, path: str, blocks: gr.Blocks, store: Store, sessions: S
 def serve(workspace: Path, *, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serve the workspace until interrupted. Raises `ConcordError` where the port is taken."""
     app = create_app(workspace)
-    with _listen(host, port) as listening:
+    with _listen(host, port) as listening, Dispatcher(Path(workspace), app.state.store):
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
         uvicorn.Server(config).run(sockets=[listening])
 

@@ -33,6 +33,8 @@ PATHS: dict[str, frozenset[str]] = {
     "/board": EVERYBODY,
     "/blind": EVERYBODY,
     "/runs": ENGINEERS,
+    "/consensus": ENGINEERS,
+    "/exports": ENGINEERS,
     "/review": REVIEWERS,
     "/reports": REVIEWERS,
 }

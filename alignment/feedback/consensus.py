@@ -7,6 +7,7 @@ position bias apart. docs/concepts/consensus.md explains the model.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -45,16 +46,19 @@ from alignment.feedback.factor_model import Scores, null_bound
 from alignment.feedback.flags import labeler_table
 from alignment.feedback.pair_votes import PairVotes, linked_pairs, spliced_votes, votes_of
 from alignment.feedback.ranking_table import (
+    ADJUDICATOR,
     GOLD_LABELER,
     RankingTable,
     centred_places,
     check_known,
+    known_labelers,
     normal_scores,
     people_only,
     table_of,
 )
+from alignment.feedback.settlement import KnownOrders, known_rankings, settle, settled_prompts
 from alignment.feedback.table_change import with_ranking
-from alignment.records import Ranking, check_ranks
+from alignment.records import Ranking
 
 METHODS = ("auto", "factor", "majority", "borda", "dawid-skene")
 REFIT_ROWS = 1500  # up to so many rankings, an update fits anew: it is as quick
@@ -85,6 +89,18 @@ class Consensus:
     labelers: list[LabelerReliability]
     summary: ConsensusSummary
     workings: Workings | None = field(default=None, repr=False, compare=False)
+    ranks: np.ndarray | None = field(
+        default=None, repr=False, compare=False
+    )  # (P, K), 0 is unranked
+    votes: PairVotes | None = field(default=None, repr=False, compare=False)  # people's
+
+    def prompt(self, prompt_id: str) -> PromptConsensus | None:
+        """The consensus on one prompt; None where nobody ranked it."""
+        if self.workings is None:
+            return next((p for p in self.prompts if p.prompt_id == prompt_id), None)
+        known = self.workings.table.prompt_ids
+        place = bisect_left(known, prompt_id)
+        return self.prompts[place] if known[place : place + 1] == [prompt_id] else None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -101,20 +117,22 @@ def fit_consensus(
     completion_ids: Mapping[str, Sequence[str]] | None = None,
     *,
     method: str = "auto",
-    gold: Mapping[str, Mapping[str, int]] | None = None,
+    gold: KnownOrders | None = None,
+    adjudicated: KnownOrders | None = None,
     duplicates: Literal["count", "once"] = "count",
     seed: int = 0,
 ) -> Consensus:
     """The consensus of `rankings`, superseded ones left out beforehand.
 
     `completion_ids`: prompt id -> its completions; where given, rankings of others are refused. `gold`: prompt id ->
-    completion id -> rank, orders known to be true, which anchor signs and reliabilities and settle their prompts.
+    completion id -> rank (or several such orders, of different completions), orders known to be true, which anchor
+    signs and reliabilities and settle their prompts. `adjudicated`: likewise, but they settle their prompts only.
     `duplicates`: "once" lets labelers who gave exactly the same answers to the same prompts count as one. Several
-    rankings of one prompt by one labeler share the weight of one. `seed`: of the bootstrap interval. Rankings that
-    hold no information give a consensus whose summary says so.
+    rankings of the same completions by one labeler share the weight of one. `seed`: of the bootstrap interval.
+    Rankings that hold no information give a consensus whose summary says so.
 
-    Raises `InputError` where there are no rankings, where an option is not known, or where a ranking or gold order
-    names a completion that is not known.
+    Raises `InputError` where there are no rankings, where an option is not known, where a ranking or gold order names a
+    completion that is not known, or where gold orders contradict each other.
     """
     if method not in METHODS:
         raise InputError(
@@ -126,25 +144,11 @@ def fit_consensus(
     copies: dict[str, str] = {}
     if duplicates == "once":
         rankings, copies = split_copies(rankings)
-    table = table_of([*rankings, *_gold_rankings(rankings, gold or {})], completion_ids)
+    if completion_ids is not None:
+        check_known(rankings, completion_ids)
+    known = known_rankings(rankings, gold or {}, adjudicated or {}, completion_ids)
+    table = table_of([*rankings, *known])
     return consensus_of(table, method, copies=copies, seed=seed)
-
-
-def _gold_rankings(
-    rankings: Sequence[Ranking], gold: Mapping[str, Mapping[str, int]]
-) -> list[Ranking]:
-    """Gold orders as rankings of a labeler who is always right, for the prompts that somebody ranked."""
-    ranked = {ranking.prompt_id for ranking in rankings}
-    result = []
-    for prompt_id in sorted(ranked & gold.keys()):
-        try:
-            ranks = check_ranks(dict(gold[prompt_id]))
-        except InputError as error:
-            raise InputError(
-                f"The gold order of prompt {prompt_id!r} cannot be used: {error}"
-            ) from None
-        result.append(Ranking(prompt_id, GOLD_LABELER, ranks))
-    return result
 
 
 def consensus_of(
@@ -163,7 +167,7 @@ def consensus_of(
     factor = fit_factor_model(scores)
     human = people_only(table)
     human_votes = votes if human is table else votes_of(human.ranks, human.starts[:-1])
-    figures = prompt_figures(human.ranks, human_votes, human.starts[:-1])
+    figures = prompt_figures(human, human_votes)
     return _report(
         method, Workings(table, scores, votes, factor, coin, figures, copies or {}, seed)
     )
@@ -179,44 +183,46 @@ def automatic_method(table: RankingTable) -> str:
 
 
 def scores_of(table: RankingTable) -> Scores:
-    """The table as the factor model takes it. Repeated rankings of a prompt by one labeler share one weight."""
+    """The table as the factor model takes it. Repeated rankings of the same completions by one labeler share one
+    weight; those of other completions of the prompt, for another task, are no repeats."""
     repeats = np.ones(len(table.prompt))
-    same = (np.diff(table.prompt) == 0) & (np.diff(table.labeler) == 0)
-    if same.any():
-        group = np.cumsum(np.r_[True, ~same]) - 1
-        repeats = np.bincount(group)[group].astype(float)
+    if ((np.diff(table.prompt) == 0) & (np.diff(table.labeler) == 0)).any():
+        subset = (table.ranks > 0) @ (1 << np.arange(table.ranks.shape[1]))
+        rows = np.stack([table.prompt, table.labeler, subset], axis=1)
+        _, group, counts = np.unique(rows, axis=0, return_inverse=True, return_counts=True)
+        repeats = counts[group].astype(float)
+    # An adjudication settles its prompt afterwards and is no evidence here.
+    heard = np.array([name != ADJUDICATOR for name in table.labeler_ids])[table.labeler]
     return Scores(
         table.prompt,
         table.labeler,
-        normal_scores(table.ranks),
+        normal_scores(table.ranks) * heard[:, None],
         centred_places(table.places, table.ranks),
         table.ranks > 0,
-        1 / repeats,
+        heard / repeats,
         len(table.labeler_ids),
-        _anchored(table),
+        known_labelers(table),
     )
-
-
-def _anchored(table: RankingTable) -> np.ndarray:
-    return np.array([name == GOLD_LABELER for name in table.labeler_ids])
 
 
 def _coin(
     table: RankingTable, scores: Scores, votes: PairVotes, before: OneCoinFit | None
 ) -> OneCoinFit:
-    return fit_one_coin(votes, table.prompt, table.labeler, scores.weight, _anchored(table), before)
+    return fit_one_coin(votes, table.prompt, table.labeler, scores.weight, scores.anchored, before)
 
 
 def update_consensus(
     consensus: Consensus,
     ranking: Ranking,
     completion_ids: Mapping[str, Sequence[str]] | None = None,
+    *,
+    repeat: bool = False,
 ) -> Consensus:
     """`consensus` with one more ranking, in a fraction of the time of a new fit: EM goes on from where it stood.
 
-    An earlier ranking of the same prompt by the same labeler is superseded. Prompt, labeler and completions may be
-    new. Raises `InputError` where `completion_ids` is given and does not hold the ranked completions, or where
-    `consensus` was read from files rather than fitted.
+    An earlier ranking of the same completions by the same labeler is superseded, unless this one is a `repeat`, which
+    shares its weight. Prompt, labeler and completions may be new. Raises `InputError` where `completion_ids` is given
+    and does not hold the ranked completions, or where `consensus` was read from files rather than fitted.
     """
     if consensus.workings is None:
         raise InputError(
@@ -225,7 +231,7 @@ def update_consensus(
     if completion_ids is not None:
         check_known([ranking], completion_ids)
     before = consensus.workings
-    table, change = with_ranking(before.table, ranking)
+    table, change = with_ranking(before.table, ranking, repeat=repeat)
     if len(table.prompt) <= REFIT_ROWS:
         return consensus_of(table, consensus.method, copies=before.copies, seed=before.seed)
     fresh = scores_of(change.part)
@@ -238,7 +244,7 @@ def update_consensus(
         ranked=table.ranks > 0,
         weight=change.spliced(before.scores.weight, fresh.weight),
         labelers=len(table.labeler_ids),
-        anchored=_anchored(table),
+        anchored=known_labelers(table),
     )
     same_width = change.part.ranks.shape[1] == table.ranks.shape[1] == before.table.ranks.shape[1]
     if same_width:
@@ -252,8 +258,7 @@ def update_consensus(
     )
     coin = _coin(table, scores, votes, before.coin) if before.coin else None
     part = people_only(change.part)
-    part_starts = np.zeros(1, np.intp)
-    new = prompt_figures(part.ranks, votes_of(part.ranks, part_starts), part_starts)
+    new = prompt_figures(part, votes_of(part.ranks, np.zeros(1, np.intp)))
     figures = PromptFigures(
         *(
             change.with_prompt(getattr(before.figures, f), getattr(new, f))
@@ -267,13 +272,15 @@ def update_consensus(
 
 
 def orders_of(method: str, w: Workings) -> Orders:
-    """A method's answer from the arrays of a fit, whatever method they were fitted for."""
+    """A method's answer from the arrays of a fit, whatever method they were fitted for, known orders in force."""
     if method == "factor":
-        return factor_orders(w.factor, w.votes)
-    if method == "dawid-skene":
+        orders = factor_orders(w.factor, w.votes)
+    elif method == "dawid-skene":
         coin = w.coin or _coin(w.table, w.scores, w.votes, None)
-        return coin_orders(coin, w.votes, w.table.ranks.shape[1])
-    return (majority_orders if method == "majority" else borda_orders)(w.table, w.votes)
+        orders = coin_orders(coin, w.votes, w.table.ranks.shape[1])
+    else:
+        orders = (majority_orders if method == "majority" else borda_orders)(w.table, w.votes)
+    return settle(orders, w.table, w.votes)
 
 
 def _report(method: str, w: Workings) -> Consensus:
@@ -297,18 +304,21 @@ def _report(method: str, w: Workings) -> Consensus:
     evidence = Evidence(
         w.factor.bound - null_bound(layout),
         agreement.beyond_chance(w.scores.z, layout.degrees, layout.starts),
-        bool(w.scores.anchored.any()),
+        GOLD_LABELER in w.table.labeler_ids,
     )
     pairs = pair_records(human, votes, orders, linked)
-    prompts = prompt_records(human, votes, orders, linked, ranks, w.figures)
-    summary = summarise(human, votes, labelers, shares, len(pairs), evidence, w.seed)
+    settled = settled_prompts(w.table)
+    prompts = prompt_records(human, votes, orders, linked, ranks, w.figures, settled)
+    summary = summarise(
+        human, votes, labelers, shares, len(pairs), evidence, w.figures, settled, w.seed
+    )
     if w.copies:
         labelers = sorted(
             [*labelers, *copied_rows(labelers, w.copies)], key=lambda row: row.labeler_id
         )
         flagged = sum(row.flagged for row in labelers)
         summary = replace(summary, labelers=len(labelers), flagged_labelers=flagged)
-    return Consensus(method, pairs, prompts, labelers, summary, w)
+    return Consensus(method, pairs, prompts, labelers, summary, w, ranks, votes)
 
 
 def copied_rows(

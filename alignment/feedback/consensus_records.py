@@ -94,6 +94,7 @@ class PromptConsensus:
 
     `kendall_w` and `mean_tau_b` are None where they are not defined; `undefined` then says why, by figure.
     `disagreement_share`: this prompt's part of all the votes that contradict each other, in [0, 1].
+    `none_acceptable`: rankings which hold that no completion is acceptable. `settled`: a known order decides.
     """
 
     prompt_id: str
@@ -103,6 +104,8 @@ class PromptConsensus:
     min_confidence: float | None
     disagreement_share: float
     rankings: int
+    none_acceptable: int = 0
+    settled: bool = False
     undefined: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -140,7 +143,8 @@ class ConsensusSummary:
 
     `agreement_with_consensus`: mean over labelers of the share of their ordered pairs that go with the consensus order;
     `trusted_agreement_with_consensus` over the labelers who are not flagged. `components`: groups of labelers with no
-    prompt in common; one is what you want.
+    prompt in common; one is what you want. `settled_prompts`: those with a known order. `unacceptable_prompts`: those
+    of which at least half of the rankings hold that no completion is acceptable.
     """
 
     prompts: int
@@ -155,6 +159,8 @@ class ConsensusSummary:
     trusted_agreement_with_consensus: float | None
     flagged_labelers: int
     components: int
+    settled_prompts: int
+    unacceptable_prompts: int
     reliable_signal: bool
     message: str
     undefined: dict[str, str] = field(default_factory=dict)

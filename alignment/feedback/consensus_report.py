@@ -34,6 +34,7 @@ class PromptFigures:
     tau_b: np.ndarray
     rankings: np.ndarray
     same: np.ndarray  # bool: all rankings rank the same completions
+    none_acceptable: np.ndarray  # rankings that hold that no completion is acceptable
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +47,19 @@ class Evidence:
     gold: bool
 
 
-def prompt_figures(ranks: np.ndarray, votes: PairVotes, starts: np.ndarray) -> PromptFigures:
-    """The figures of (R, K) ranks, prompt p beginning at row `starts[p]`."""
+def prompt_figures(table: RankingTable, votes: PairVotes) -> PromptFigures:
+    """The figures of each prompt of the table, from people's rankings."""
+    ranks, starts = table.ranks, table.starts[:-1]
     ranked = ranks > 0
     every = np.logical_and.reduceat(ranked, starts, axis=0)
     same = (np.logical_or.reduceat(ranked, starts, axis=0) == every).all(axis=1)
     counts = np.diff(np.append(starts, len(ranks)))
     return PromptFigures(
-        agreement.kendall_w(ranks, starts), agreement.mean_tau_b(votes, starts), counts, same
+        agreement.kendall_w(ranks, starts),
+        agreement.mean_tau_b(votes, starts),
+        counts,
+        same,
+        np.add.reduceat(table.none_acceptable.astype(np.intp), starts),
     )
 
 
@@ -100,8 +106,9 @@ def prompt_records(
     linked: np.ndarray,
     ranks: np.ndarray,
     figures: PromptFigures,
+    settled: np.ndarray,
 ) -> LazyRecords[PromptConsensus]:
-    """One record per prompt. `ranks` (P, K): the consensus ranks."""
+    """One record per prompt. `ranks` (P, K): the consensus ranks. `settled` (P,): a known order decides."""
 
     def prepare():
         share = agreement.disagreement_shares(votes)
@@ -124,6 +131,8 @@ def prompt_records(
                 min_confidence=_number(sure[p]),
                 disagreement_share=float(share[p]),
                 rankings=int(figures.rankings[p]),
+                none_acceptable=int(figures.none_acceptable[p]),
+                settled=bool(settled[p]),
                 undefined=undefined,
             )
 
@@ -157,10 +166,12 @@ def summarise(
     shares: np.ndarray,
     pairs: int,
     evidence: Evidence,
+    figures: PromptFigures,
+    settled: np.ndarray,
     seed: int,
 ) -> ConsensusSummary:
     """The figures over all prompts, and the sentence that goes with them. `shares` (L,): agreement of each labeler
-    with the consensus, NaN where it has none."""
+    with the consensus, NaN where it has none. `settled` (P,): a known order decides."""
     width = table.ranks.shape[1]
     counts = agreement.value_counts(table.ranks, table.starts[:-1])
     alpha, interval = agreement.krippendorff_alpha(counts, width, seed)
@@ -182,6 +193,8 @@ def summarise(
         trusted_agreement_with_consensus=trusted,
         flagged_labelers=int(flagged.sum()),
         components=components,
+        settled_prompts=int(settled.sum()),
+        unacceptable_prompts=int((2 * figures.none_acceptable >= figures.rankings).sum()),
         reliable_signal=reliable,
         message=message,
         undefined=_why_undefined(alpha, interval, pairwise, overall, trusted),

@@ -24,11 +24,14 @@ def preference_pairs(
     *,
     min_confidence: float = 0.5,
     max_pairs_per_prompt: int | None = None,
+    max_none_acceptable: float = 1.0,
 ) -> list[PreferencePair]:
     """The pairs of `consensus` with their texts, chosen first; of each prompt the surest first.
 
     `prompts`: prompt id -> prompt. `texts`: completion id -> text. Pairs of equal text, pairs that are level, pairs
-    less sure than `min_confidence` and those beyond `max_pairs_per_prompt` are left out; how many is logged.
+    less sure than `min_confidence` and those beyond `max_pairs_per_prompt` are left out; how many is logged. So are
+    all pairs of a prompt of which a larger share of the rankings than `max_none_acceptable` holds that nothing is
+    acceptable: a reward model learns from the lesser evil, but who trains on `chosen` itself may not want it.
     Raises `InputError` where nothing is left, saying why, and where a prompt or completion has no text.
     """
     if not 0.5 <= min_confidence < 1:
@@ -39,11 +42,18 @@ def preference_pairs(
         raise InputError(
             f"max_pairs_per_prompt is {max_pairs_per_prompt}; it must be 1 or more, or left out for all pairs."
         )
+    if not 0 <= max_none_acceptable <= 1:
+        raise InputError(
+            f"max_none_acceptable is {max_none_acceptable}; it must be a share, 0 to 1."
+        )
+    refused = _unacceptable(consensus, max_none_acceptable)
     kept: dict[str, list[PairConsensus]] = defaultdict(list)
-    equal = level = unsure = 0
+    equal = level = unsure = bad = 0
     for pair in consensus.pairs:
         _check_texts(pair, prompts, texts)
-        if texts[pair.preferred_id] == texts[pair.other_id]:
+        if pair.prompt_id in refused:
+            bad += 1
+        elif texts[pair.preferred_id] == texts[pair.other_id]:
             equal += 1
         elif pair.confidence <= 0.5:
             level += 1
@@ -52,21 +62,30 @@ def preference_pairs(
         else:
             kept[pair.prompt_id].append(pair)
     if not kept:
-        raise InputError(_why_none(len(consensus.pairs), equal, level, unsure, min_confidence))
+        raise InputError(_why_none(len(consensus.pairs), equal, level, unsure, bad, min_confidence))
     chosen = [
         pair
         for pairs in kept.values()
         for pair in sorted(pairs, key=lambda pair: -pair.confidence)[:max_pairs_per_prompt]
     ]
     logger.info(
-        "%d preference pairs; left out %d of equal text, %d level, %d below the confidence floor, %d beyond the cap",
+        "%d preference pairs; left out %d of equal text, %d level, %d below the confidence floor, %d of prompts "
+        "without an acceptable completion, %d beyond the cap",
         len(chosen),
         equal,
         level,
         unsure,
+        bad,
         sum(map(len, kept.values())) - len(chosen),
     )
     return [_with_texts(pair, prompts, texts) for pair in chosen]
+
+
+def _unacceptable(consensus: Consensus, most: float) -> set[str]:
+    """Prompts of which a larger share of the rankings than `most` holds that no completion is acceptable."""
+    if most == 1:
+        return set()
+    return {p.prompt_id for p in consensus.prompts if p.none_acceptable > most * p.rankings}
 
 
 def _check_texts(
@@ -100,7 +119,9 @@ def _with_texts(
     )
 
 
-def _why_none(pairs: int, equal: int, level: int, unsure: int, min_confidence: float) -> str:
+def _why_none(
+    pairs: int, equal: int, level: int, unsure: int, bad: int, min_confidence: float
+) -> str:
     """Why no pair can be used, and what to do."""
     if pairs == 0:
         return (
@@ -114,13 +135,15 @@ def _why_none(pairs: int, equal: int, level: int, unsure: int, min_confidence: f
             f"{level} are level, the labelers see no difference or contradict each other evenly",
         ),
         (unsure, f"{unsure} are less sure than the confidence floor of {min_confidence}"),
+        (bad, f"{bad} are of prompts without an acceptable completion"),
     ]
     reasons = "; ".join(text for count, text in parts if count)
     advice = {
         equal: "Sample with a higher temperature so that completions differ.",
         level: "Collect more rankings, and discuss the guidelines with the labelers.",
         unsure: "Lower the confidence floor (min_confidence) or collect more rankings.",
-    }[max(equal, level, unsure)]
+        bad: "Raise max_none_acceptable, or sample better completions.",
+    }[max(equal, level, unsure, bad)]
     return f"No usable preference pairs: of {pairs} pairs, {reasons}. {advice}"
 
 

@@ -19,7 +19,9 @@ from scipy.special import ndtr
 from alignment.errors import InputError
 from alignment.records import Ranking
 
-GOLD_LABELER = "\x00gold"  # stands for known orders; sorts first and is nobody's id
+# These stand for known orders; they sort before all people and are nobody's id.
+GOLD_LABELER, ADJUDICATOR = "\x00gold", "\x00adjudication"
+KNOWN = frozenset({GOLD_LABELER, ADJUDICATOR})
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,9 @@ class RankingTable:
     labeler: np.ndarray  # (R,) int
     ranks: np.ndarray  # (R, K) int8, 1 is best, 0 is unranked
     places: np.ndarray  # (R, K) int16, the place shown from 0, -1 is unknown
+    none_acceptable: (
+        np.ndarray
+    )  # (R,) bool: the labeler held that no completion should be given to anybody
 
     @property
     def starts(self) -> np.ndarray:
@@ -72,6 +77,7 @@ def table_of(
         labeler[order],
         ranks[order],
         places[order],
+        np.array([r.none_acceptable for r in rankings], bool)[order],
     )
 
 
@@ -128,17 +134,24 @@ def _fill(
     return flat_ranks.reshape(-1, width), flat_places.reshape(-1, width)
 
 
+def known_labelers(table: RankingTable) -> np.ndarray:
+    """(L,) bool: stands for known orders, and for nobody."""
+    return np.array([name in KNOWN for name in table.labeler_ids])
+
+
 def people_only(table: RankingTable) -> RankingTable:
-    """The table without gold's rows; prompts and labelers keep their numbers."""
-    if GOLD_LABELER not in table.labeler_ids:
+    """The table without the rows of known orders; prompts and labelers keep their numbers."""
+    known = known_labelers(table)
+    if not known.any():
         return table
-    rows = table.labeler != table.labeler_ids.index(GOLD_LABELER)
+    rows = ~known[table.labeler]
     return replace(
         table,
         prompt=table.prompt[rows],
         labeler=table.labeler[rows],
         ranks=table.ranks[rows],
         places=table.places[rows],
+        none_acceptable=table.none_acceptable[rows],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,13 +39,16 @@ def _widened(rows: np.ndarray, width: int) -> np.ndarray:
     return rows if rows.shape[1] == width else np.pad(rows, ((0, 0), (0, width - rows.shape[1])))
 
 
-def with_ranking(table: RankingTable, ranking: Ranking) -> tuple[RankingTable, TableChange]:
-    """The table with one more ranking, which supersedes an earlier one of the same prompt by the same labeler."""
+def with_ranking(
+    table: RankingTable, ranking: Ranking, *, repeat: bool = False
+) -> tuple[RankingTable, TableChange]:
+    """The table with one more ranking. It supersedes an earlier one of the same completions by the same labeler, unless
+    it is a `repeat`, which stands beside the earlier one."""
     p = bisect_left(table.prompt_ids, ranking.prompt_id)
     new_prompt = p == len(table.prompt_ids) or table.prompt_ids[p] != ranking.prompt_id
     start = int(np.searchsorted(table.prompt, p))
     stop = start if new_prompt else int(np.searchsorted(table.prompt, p + 1))
-    kept = [row for row in _rankings(table, start, stop) if row.labeler_id != ranking.labeler_id]
+    kept = [row for row in _rankings(table, start, stop) if repeat or not _same_task(row, ranking)]
     part = table_of([*kept, ranking])
     labeler_ids = sorted({*table.labeler_ids, ranking.labeler_id})
     number = {name: index for index, name in enumerate(labeler_ids)}
@@ -64,17 +67,14 @@ def with_ranking(table: RankingTable, ranking: Ranking) -> tuple[RankingTable, T
         change.spliced(moved[table.labeler], fresh),
         change.spliced(table.ranks, part.ranks),
         change.spliced(table.places, part.places),
+        change.spliced(table.none_acceptable, part.none_acceptable),
     )
-    part = RankingTable(
-        part.prompt_ids,
-        labeler_ids,
-        part.completion_ids,
-        part.prompt,
-        fresh,
-        part.ranks,
-        part.places,
-    )
+    part = replace(part, labeler_ids=labeler_ids, labeler=fresh)
     return grown, TableChange(part, start, stop, p, new_prompt, labelers)
+
+
+def _same_task(earlier: Ranking, later: Ranking) -> bool:
+    return earlier.labeler_id == later.labeler_id and earlier.ranks.keys() == later.ranks.keys()
 
 
 def _rankings(table: RankingTable, start: int, stop: int) -> list[Ranking]:
@@ -89,6 +89,12 @@ def _rankings(table: RankingTable, start: int, stop: int) -> list[Ranking]:
                 places[name] = int(table.places[row, k])
         shown = None if min(places.values()) < 0 else places
         rankings.append(
-            Ranking(table.prompt_ids[p], table.labeler_ids[int(table.labeler[row])], ranks, shown)
+            Ranking(
+                table.prompt_ids[p],
+                table.labeler_ids[int(table.labeler[row])],
+                ranks,
+                shown,
+                none_acceptable=bool(table.none_acceptable[row]),
+            )
         )
     return rankings
