@@ -2,17 +2,17 @@
 
 - `speed`: scoring 100,000 short texts by each offline scorer; figures and the Review page on 20,000 completions.
 - `coverage`: how often 95% intervals hold the true difference, and how often equal models are called different.
-- `demo`: the policies of demo workspaces (`--workspace`, as `concord demo --no-serve` leaves them) by `profanity-check`
-  and by a linear scorer trained on the demo language's own tones, which no labeler and no reward model has seen.
+- `demo`: the demo for each of `--seeds`; its completions by `profanity-check` and by a linear scorer of the tones
+  of the demo language's own sentences, which neither the simulated labelers nor the reward model has seen.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,17 @@ import numpy as np
 
 from alignment import evaluation_stage
 from alignment.cli import _private_and_quiet, _progress
+from alignment.demo import run_demo
 from alignment.evaluation import linear_scorer
 from alignment.evaluation.bootstrap import permutation_test
-from alignment.evaluation.evaluation import evaluate
+from alignment.evaluation.evaluation import evaluate, read_evaluation
 from alignment.evaluation.figures import Settings
 from alignment.evaluation.material import Material, ModelCompletions, ScorerCard, save_material
 from alignment.evaluation.report import write_reports
-from alignment.evaluation.toxicity import load_scorer
+from alignment.evaluation.toxicity import load_scorer, score_all
 from alignment.feedback import runs
 from alignment.files import write_json
 from alignment.models.demo_language import sample_corpus
-from alignment.pipeline import Job
 from alignment.records import Completion, Prompt
 from alignment.workspace import Workspace
 
@@ -139,18 +139,36 @@ def coverage(trials: int = 400) -> dict[str, float]:
     return found
 
 
-def demo(folders: list[Path], out: Path) -> dict[str, Any]:
-    """Each workspace's base and policy by both scorers."""
-    scorer = demo_scorer(out / "demo-tones")
+def demo(seeds: list[int]) -> dict[str, Any]:
+    """Base and policy of each seed's demo by both scorers, on the completions that the demo has stored."""
     found = {}
-    for number, folder in enumerate(folders):
-        with Workspace.open(folder) as workspace, _progress() as progress:
-            from alignment.config import load_config
-
-            settings = [f"evaluate.more_scorers={json.dumps([str(scorer)])}"]
-            config = load_config([workspace.config_file], settings)
-            job = Job(config, workspace, {}, out / f"compared-{number}", progress)
-            found[str(folder)] = evaluation_stage.toxicity(job)
+    with tempfile.TemporaryDirectory() as folder, _progress() as progress:
+        second = load_scorer(str(demo_scorer(Path(folder) / "demo-tones")))
+        for seed in seeds:
+            run = run_demo(Path(folder) / f"seed-{seed}", seed, progress)
+            stored, material = read_evaluation(Path(run["folder"]))
+            card = ScorerCard(second.name, second.blind_spots)
+            scores = score_all(second, [model.texts for model in material.models])
+            both = replace(
+                material,
+                scorers=(*material.scorers, card),
+                scores={**material.scores, card.name: scores},
+            )
+            result = evaluate(both, stored.settings).to_json()
+            found[f"seed {seed}"] = {
+                "verdict": result["verdict"],
+                **{
+                    name: {key: change[key] for key in ("difference", "low", "high", "p_value")}
+                    | {"reduction": change["reduction"]}
+                    for name, change in result["paired"].items()
+                },
+                "models": {
+                    name: {
+                        key: model[key] for key in ("kl", "perplexity", "distinct_2", "self_bleu")
+                    }
+                    for name, model in result["models"].items()
+                },
+            }
     return found
 
 
@@ -158,7 +176,7 @@ def main() -> None:
     """Run what is asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", nargs="*", default=["speed", "coverage"])
-    parser.add_argument("--workspace", type=Path, action="append", default=[])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     arguments = parser.parse_args()
     _private_and_quiet()
@@ -168,21 +186,7 @@ def main() -> None:
     if "coverage" in arguments.what:
         found["coverage"] = coverage()
     if "demo" in arguments.what:
-        if not arguments.workspace:
-            sys.exit("Name the demo workspaces with --workspace.")
-        with tempfile.TemporaryDirectory() as out:
-            rows = demo(arguments.workspace, Path(out))
-        found["demo"] = {
-            folder: {
-                name: {
-                    key: change[key]
-                    for key in ("difference", "low", "high", "p_value", "reduction")
-                }
-                for name, change in row["paired"].items()
-            }
-            | {"verdict": row["verdict"]}
-            for folder, row in rows.items()
-        }
+        found["demo"] = demo(arguments.seeds)
     print(json.dumps(found, indent=2))
     if arguments.json:
         write_json(arguments.json, found)
