@@ -287,6 +287,9 @@ def test_what_trained_a_policy_is_read_from_its_folder(tmp_path):
         json.dumps({"config": {"reward": "scorer:profanity-check"}})
     )
     assert is_trainer("profanity-check", "profanity-check", training_scorers(policy))
+    terms = [{"kind": "reward-model", "name": ""}, {"kind": "scorer", "name": "org/judge"}]
+    (policy / "policy.json").write_text(json.dumps({"config": {"rewards": terms}}))
+    assert training_scorers(policy) == {"org/judge"}
     (policy / "policy.json").write_text("{")
     assert training_scorers(policy) == set()
 

@@ -9,7 +9,7 @@ from alignment.errors import InputError
 from alignment.files import read_json
 
 POLICY_FILE, REWARD_FILE = "policy.json", "reward.json"
-_KEYS = ("reward_model", "reward_scorer", "reward", "scorer", "scorers", "labelled_by")
+_KEYS = ("reward_model", "reward_scorer", "reward", "rewards", "scorer", "scorers", "labelled_by")
 
 
 def training_scorers(folder: Path) -> set[str]:
@@ -47,11 +47,14 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _names(record: dict[str, Any]) -> list[str]:
-    """The names under the keys that say what trained a model, at the top or in its configuration."""
-    names: list[str] = []
+    """The names under the keys that say what trained a model, at the top or in its configuration.
+
+    A value is a name, or a list of names and of rewards as `ppo.rewards` holds them, each with its `name`.
+    """
+    names: list[Any] = []
     for part in (record, record.get("config")):
         for key in _KEYS if isinstance(part, dict) else ():
             value = part.get(key)  # pyright: ignore[reportOptionalMemberAccess]
-            values = value if isinstance(value, list) else [value]
-            names += [v for v in values if isinstance(v, str) and v]
-    return names
+            for one in value if isinstance(value, list) else [value]:
+                names.append(one.get("name") if isinstance(one, dict) else one)
+    return [name for name in names if isinstance(name, str) and name]
