@@ -37,7 +37,7 @@ SOURCE = "paradetox/paradetox_first9500.tsv.gz"
 TRAIN_PROMPTS, HELD_OUT_PROMPTS = 480, 300
 GOALS = {"reduction": 0.5, "perplexity_rise": 0.10}
 RECIPE = DemoRecipe(vocab_size=2048, learning_rate=2e-3)
-EPOCHS = 3.0
+EPOCHS = 2.0
 LABEL_GAP = 0.15  # pairs whose scores are nearer teach the reward model little
 
 

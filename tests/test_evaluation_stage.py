@@ -302,3 +302,42 @@ def test_settings_of_a_compare_are_recorded(capsys, here, llama_folder):
     assert run["config"]["completions_per_prompt"] == 2
     assert run["inputs"]["models"]["base"] == str(llama_folder)
     assert np.isfinite(run["metrics"]["toxicity_after"]["mean"])
+
+
+def test_toxicity_in_a_workspace_gives_the_figures_of_the_demo(capsys, here, llama_folder, adapter):
+    """`concord demo` and its goals read these names; the run, its reviews and its reports can be found again."""
+    settings = ["evaluate.max_new_tokens=8", "evaluate.completions_per_prompt=2"]
+    config = load_config(None, [f"base_model={llama_folder}", "evaluate.resamples=200", *settings])
+    Workspace.create(here / "mine", config).close()
+    mine = ("-w", here / "mine")
+    done(capsys, "prompts", "import", "prompts.jsonl", *mine, "--json")
+    figures = done(capsys, "evaluate", "toxicity", *mine, "--policy", adapter, "--json")
+    wanted = {
+        "toxicity_before",
+        "toxicity_after",
+        "toxicity_reduction",
+        "toxicity_difference",
+        "kl",
+    }
+    wanted |= {
+        f"{f}_{s}" for f in ("perplexity", "distinct", "unfinished") for s in ("before", "after")
+    }
+    assert wanted | {"verdict", "headline", "scorer"} <= set(figures)
+    for side in ("toxicity_before", "toxicity_after"):
+        assert figures[side]["low"] <= figures[side]["mean"] <= figures[side]["high"]
+    folder = here / "mine" / "runs" / figures["run_id"]
+    stored, material = read_evaluation(folder)
+    assert [m.name for m in stored.models] == ["before", "after"]
+    assert {p.category for p in material.prompts} == {"even", "odd"}, "kept by the store"
+    assert material.prompts[0].references == ("kind",)
+    (folder / "report.html").unlink()
+    again = done(capsys, "report", *mine, "--json")
+    assert again["verdict"] == figures["verdict"] and (folder / "report.html").exists()
+    shown = done(capsys, "evaluate", "compare", *mine, "--model", f"base={llama_folder}", "--model",
+                 f"aligned={adapter}", *FEW, "--json")  # fmt: skip
+    assert shown["paired"]["profanity-check"]["difference"] == pytest.approx(
+        figures["toxicity_difference"]["mean"]
+    ), "the same seed and settings give the same completions"
+    message = refused(capsys, "evaluate", "compare", *mine, "--model", f"base={llama_folder}",
+                      "--model", f"x={figures['run_id']}")  # fmt: skip
+    assert "holds no model" in message
