@@ -22,6 +22,7 @@ FLOORS = {
     "alignment.evaluation": 3,
     "alignment.workspace": 4,
     "alignment.pipeline": 4,
+    "alignment.labelling": 4,
     "alignment.demo_base": 4,
     "alignment.control": 4,
     "alignment.demo": 4,
