@@ -22,7 +22,7 @@ from alignment.feedback.pairs import preference_pairs, split_by_prompt
 from alignment.feedback.people import Labeler
 from alignment.feedback.run_queue import Request
 from alignment.feedback.simulation import simulate_rankings
-from alignment.files import read_jsonl, write_json, write_jsonl
+from alignment.files import read_json, read_jsonl, write_json, write_jsonl
 from alignment.progress import Progress, silent
 from alignment.records import (
     Completion,
@@ -369,6 +369,10 @@ def _labeler_evidence(job: Job, prompt_ids: set[str]) -> LabelerEvidence | None:
     return labeler_evidence(
         job.rankings(consensus.labelers), labelers, prompt_ids, consensus.method
     )
+
+
+def _latest_of(job: Job, stage: str) -> Any:
+    return runs.latest_run(job.workspace.store, stage) if job.workspace else None
 
 
 def _task_texts(job: Job) -> dict[str, tuple[PromptText, list[str]]]:
