@@ -2,8 +2,7 @@
 
 - `speed`: scoring 100,000 short texts by each offline scorer; figures and the Review page on 20,000 completions.
 - `coverage`: how often 95% intervals hold the true difference, and how often equal models are called different.
-- `demo`: the demo for each of `--seeds`; its completions by `profanity-check` and by a linear scorer of the tones
-  of the demo language's own sentences, which neither the simulated labelers nor the reward model has seen.
+- `demo`: the demo for each of `--seeds` by both of its scorers.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import argparse
 import json
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +18,14 @@ import numpy as np
 
 from alignment import evaluation_stage
 from alignment.cli import _private_and_quiet, _progress
-from alignment.demo import run_demo
+from alignment.demo import JUDGE_TEXTS, run_demo
 from alignment.evaluation import linear_scorer
 from alignment.evaluation.bootstrap import permutation_test
 from alignment.evaluation.evaluation import evaluate, read_evaluation
 from alignment.evaluation.figures import Settings
 from alignment.evaluation.material import Material, ModelCompletions, ScorerCard, save_material
 from alignment.evaluation.report import write_reports
-from alignment.evaluation.toxicity import load_scorer, score_all
+from alignment.evaluation.toxicity import load_scorer
 from alignment.feedback import runs
 from alignment.files import write_json
 from alignment.models.demo_language import sample_corpus
@@ -35,16 +33,6 @@ from alignment.records import Completion, Prompt
 from alignment.workspace import Workspace
 
 TEXTS, PROMPTS, PER_PROMPT = 100_000, 2500, 4
-
-
-def demo_scorer(folder: Path) -> Path:
-    """A linear scorer of the demo language: rude sentences against kind and neutral ones."""
-    corpus = sample_corpus("train", 4000, seed=7)
-    scorer = linear_scorer.train(
-        [u.text for _, u in corpus], [u.tone == "rude" for _, u in corpus], "demo-tones"
-    )
-    linear_scorer.save(scorer, folder)
-    return folder
 
 
 def made_up(prompts: int, per_prompt: int, shift: float, seed: int) -> Material:
@@ -79,9 +67,10 @@ def speed() -> dict[str, float]:
     profanity = load_scorer("profanity-check")
     profanity(texts[:10])
     timed(f"profanity-check, {TEXTS:,} texts", lambda: profanity(texts))
+    said = [u for _, u in sample_corpus("train", JUDGE_TEXTS, seed=7)]
+    scorer = linear_scorer.train([u.text for u in said], [u.tone == "rude" for u in said], "tones")
+    timed(f"linear scorer, {TEXTS:,} texts", lambda: scorer(texts))
     with tempfile.TemporaryDirectory() as folder:
-        scorer = load_scorer(str(demo_scorer(Path(folder) / "scorer")))
-        timed(f"linear scorer, {TEXTS:,} texts", lambda: scorer(texts))
         material = made_up(PROMPTS, PER_PROMPT, 0.3, 0)
         result = timed("all figures of 20,000 completions", lambda: evaluate(material))
         page = _review_page(Path(folder) / "workspace", result, material)
@@ -140,33 +129,21 @@ def coverage(trials: int = 400) -> dict[str, float]:
 
 
 def demo(seeds: list[int]) -> dict[str, Any]:
-    """Base and policy of each seed's demo by both scorers, on the completions that the demo has stored."""
+    """What the demo's evaluation found by each of its two scorers."""
     found = {}
     with tempfile.TemporaryDirectory() as folder, _progress() as progress:
-        second = load_scorer(str(demo_scorer(Path(folder) / "demo-tones")))
         for seed in seeds:
             run = run_demo(Path(folder) / f"seed-{seed}", seed, progress)
-            stored, material = read_evaluation(Path(run["folder"]))
-            card = ScorerCard(second.name, second.blind_spots)
-            scores = score_all(second, [model.texts for model in material.models])
-            both = replace(
-                material,
-                scorers=(*material.scorers, card),
-                scores={**material.scores, card.name: scores},
-            )
-            result = evaluate(both, stored.settings).to_json()
+            result, _ = read_evaluation(Path(run["folder"]))
+            row = result.to_json()
             found[f"seed {seed}"] = {
-                "verdict": result["verdict"],
-                **{
-                    name: {key: change[key] for key in ("difference", "low", "high", "p_value")}
-                    | {"reduction": change["reduction"]}
-                    for name, change in result["paired"].items()
-                },
+                "verdict": row["verdict"],
+                **row["paired"],
                 "models": {
                     name: {
                         key: model[key] for key in ("kl", "perplexity", "distinct_2", "self_bleu")
                     }
-                    for name, model in result["models"].items()
+                    for name, model in row["models"].items()
                 },
             }
     return found
