@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import InputError
+from alignment.evaluation.checkpoints import checkpoints_of
 from alignment.evaluation.evaluation import (
     COMPARISON_FILE,
     Evaluation,
@@ -226,13 +227,8 @@ def _named_model(job: Job, text: str, checkpoints: bool) -> list[tuple[str, str]
     place = _place_of(job, place)
     found = [(name, place)]
     if checkpoints and Path(place).is_dir():
-        adapters = Path(place).rglob("checkpoint-*/adapter_config.json")
-        steps = sorted(
-            (int(p.parent.name.rpartition("-")[2]), str(p.parent))
-            for p in adapters
-            if p.parent.name.rpartition("-")[2].isdecimal()
-        )
-        found = [*((f"{name}@{step}", folder) for step, folder in steps), *found]
+        steps = checkpoints_of(Path(place))
+        found = [*((f"{name}@{step}", str(folder)) for step, folder in steps), *found]
     return found
 
 

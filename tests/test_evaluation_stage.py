@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.numpy import load_file, save_file
 
 from alignment import cli
 from alignment.config import load_config
@@ -292,6 +293,32 @@ def test_what_trained_a_policy_is_read_from_its_folder(tmp_path):
     assert training_scorers(policy) == {"org/judge"}
     (policy / "policy.json").write_text("{")
     assert training_scorers(policy) == set()
+
+
+def test_checkpoints_of_ppo_are_compared(capsys, here, llama_folder, adapter):
+    """PPO keeps the trainable tensors by name, value adapter included; the configuration lies with the run."""
+    run = here / "policy"
+    run.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors"):
+        shutil.copy(adapter / name, run / name)
+    own = load_file(run / "adapter_model.safetensors")
+    policy = {name.replace(".weight", ".default.weight"): tensor for name, tensor in own.items()}
+    value = {name.replace(".default.", ".value."): tensor * 0 for name, tensor in policy.items()}
+    for step, factor in ((4, 0.0), (8, 1.0)):
+        folder = run / "checkpoints" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        scaled = {name: tensor * factor for name, tensor in policy.items()}
+        save_file(scaled | value, folder / "trainable.safetensors")
+    models = ("--model", f"base={llama_folder}", "--model", f"p={run}", "--checkpoints")
+    found = done(capsys, "evaluate", "compare", *models, *SHORT, *FEW, "--out", "out")
+    assert list(found["models"]) == ["base", "p@4", "p@8", "p"]
+    kl = {name: model["kl"] for name, model in found["models"].items()}
+    assert kl["p@4"] == pytest.approx(0, abs=1e-4), "an adapter of zeros is the base"
+    assert kl["p@8"] == pytest.approx(kl["p"]) and abs(kl["p"]) > 1e-3
+    (run / "adapter_config.json").unlink()
+    models = ("--model", f"base={llama_folder}", "--model", f"p={run}/checkpoints/checkpoint-4")
+    message = refused(capsys, "evaluate", "compare", *models, *SHORT, "--out", "out2")
+    assert "below no finished policy" in message
 
 
 def test_settings_of_a_compare_are_recorded(capsys, here, llama_folder):

@@ -6,6 +6,7 @@ and under itself (KL), and so is a held-out general text where one is given (the
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from alignment.config import GenerationConfig
 from alignment.errors import InputError
+from alignment.evaluation.checkpoints import needs_adapter, run_of, write_adapter
 from alignment.evaluation.material import ModelCompletions, Probe, without_tokens
 from alignment.files import read_json
 from alignment.models.likelihood import negative_log_likelihood
@@ -61,7 +63,7 @@ def paired_completions(
     made, losses = [], {}
     foreign = False
     for name, source in models:
-        loaded = _Model(name, load_causal_lm(source), load_tokenizer(_tokenizer_source(source)))
+        loaded = _load(name, source)
         first = first or loaded
         drawn = sample_completions(
             loaded.model,
@@ -83,6 +85,17 @@ def paired_completions(
         made = [without_tokens(model) for model in made]
     sizes = np.array([len(text.encode()) for text in probe], dtype=float)
     return made, Probe(losses, sizes) if probe else None
+
+
+def _load(name: str, source: str) -> _Model:
+    """A model and its tokenizer; a checkpoint of PPO is made an adapter for as long as loading takes."""
+    folder = Path(source)
+    if not needs_adapter(folder):
+        return _Model(name, load_causal_lm(source), load_tokenizer(_tokenizer_source(source)))
+    with tempfile.TemporaryDirectory() as scratch:
+        write_adapter(folder, Path(scratch))
+        model = load_causal_lm(scratch)
+    return _Model(name, model, load_tokenizer(_tokenizer_source(str(run_of(folder)))))
 
 
 def _with_likelihoods(
