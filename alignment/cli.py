@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alignment import __version__
+from alignment import __version__, cli_people
 from alignment.cli_evaluate import evaluate_app
 from alignment.cli_known_orders import adjudicate, gold_app
 from alignment.cli_runs import runs_app
@@ -57,6 +57,7 @@ for name, group in {
     "train": train_app,
     "evaluate": evaluate_app,
     "runs": runs_app,
+    "tokens": cli_people.tokens_app,
     "gold": gold_app,
 }.items():
     app.add_typer(group, name=name)
@@ -145,6 +146,9 @@ def labelers_list(workspace: WorkspaceOption = None, as_json: JsonOption = False
     with _job(None, workspace, None, None) as job:
         rows = people.labelers(job._store("workspace"))
     _rows(rows, ("labeler_id", "simulated", "role", "rankings"), as_json, "labelers")
+
+
+cli_people.add_commands(labelers_app)
 
 
 @labelers_app.command("simulate")
@@ -238,6 +242,8 @@ def train_reward(
             replace(job, launch=launch_options(fsdp, nproc, launch_config))
         )
     _show(figures, as_json, "Reward model")
+    for message in figures["messages"]:
+        _stderr.print(message, highlight=False, soft_wrap=True)
 
 
 @train_app.command("ppo")

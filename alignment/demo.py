@@ -34,7 +34,7 @@ def demo_config(seed: int) -> Config:
         "consensus": {"seed": seed},
         "reward": {
             "seed": seed,
-            "num_train_epochs": 6,
+            "num_train_epochs": 4,
             "per_device_train_batch_size": 16,
             "learning_rate": 1e-3,
             "lora_rank": 8,

@@ -166,7 +166,7 @@ def people_panel(run: Run | None, store: Store, who: Account) -> str:
                 "finding": found.finding if found else "",
             }
         )
-    return fragment("people.html", rows=rows)
+    return fragment("blind_rounds.html", rows=rows)
 
 
 def _choice(run: Run, store: Store) -> str:
