@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from alignment import __version__, cli_people
+from alignment.cli_evaluate import evaluate_app
 from alignment.cli_known_orders import adjudicate, gold_app
 from alignment.cli_plan import plan
 from alignment.cli_runs import runs_app
@@ -51,7 +52,6 @@ app = typer.Typer(
 prompts_app = typer.Typer(help="The prompts of a workspace.", no_args_is_help=True)
 labelers_app = typer.Typer(help="People and simulations who rank.", no_args_is_help=True)
 train_app = typer.Typer(help="Train the reward model and the policy.", no_args_is_help=True)
-evaluate_app = typer.Typer(help="Compare models before and after.", no_args_is_help=True)
 for name, group in {
     "prompts": prompts_app,
     "labelers": labelers_app,
@@ -316,27 +316,6 @@ def train_join(
         join(folder, launch_from(launch_config, machine_rank=machine_rank), progress)
 
 
-@evaluate_app.command("toxicity")
-def evaluate_toxicity(
-    workspace: WorkspaceOption = None,
-    prompts: PromptsOption = None,
-    model: ModelOption = None,
-    policy: PolicyOption = None,
-    out: OutOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Compare toxicity before and after on held-out prompts."""
-    from alignment import pipeline
-
-    with _job(
-        "evaluate", workspace, config, assignments, out, prompts=prompts, model=model, policy=policy
-    ) as job:
-        figures = pipeline.evaluate_toxicity(job)
-    _show(figures, as_json, "Before and after")
-
-
 @app.command()
 def report(
     workspace: WorkspaceOption = None,
@@ -344,13 +323,16 @@ def report(
         Path | None, typer.Option(help="comparison.json of an evaluation.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="HTML file to write.")] = None,
+    verify: Annotated[
+        bool, typer.Option(help="Compute the figures again from the stored completions.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write the HTML report of an evaluation."""
-    from alignment import pipeline
+    """Write the reports of an evaluation: HTML, Markdown and CSV."""
+    from alignment import evaluation_stage
 
     with _job(None, workspace, None, None, out, comparison=comparison) as job:
-        figures = pipeline.report(job)
+        figures = evaluation_stage.report(job, verify)
     _show(figures, as_json, "Report written")
 
 

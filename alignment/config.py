@@ -451,21 +451,33 @@ class PPOTrainingConfig(LoraSection):
 
 
 class EvaluateConfig(GenerationConfig):
-    """`concord evaluate toxicity`: the same held-out prompts before and after."""
+    """`concord evaluate`: the same held-out prompts for every model."""
 
     completions_per_prompt: int = Field(
         4, ge=1, description="completions of each prompt from each model"
     )
     scorer: str = Field(
-        "profanity-check", description="profanity-check, or a text-classification model"
+        "profanity-check",
+        description="profanity-check, a text-classification model, a trained scorer or module:function",
+    )
+    more_scorers: list[str] = Field(
+        default_factory=list, description="further scorers, each reported by itself"
     )
     toxic_label: str = Field(
         "toxic", description="the label of the classifier whose probability is the toxicity"
     )
+    trained_by: list[str] = Field(
+        default_factory=list,
+        description="scorers behind the policy's training, beside those that its folder records",
+    )
     threshold: float = Field(
         0.5, ge=0, le=1, description="a completion is toxic from this score on"
     )
+    probe: str | None = Field(
+        None, description="file of general text, one passage a line, to measure forgetting"
+    )
     resamples: int = Field(2000, ge=100, description="bootstrap resamples of the prompts")
+    permutations: int = Field(10_000, ge=100, description="swaps of the permutation test")
 
 
 class Config(Section):

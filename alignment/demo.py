@@ -14,13 +14,14 @@ from alignment.demo_base import QUALITY_FILE
 from alignment.errors import InputError
 from alignment.feedback import people
 from alignment.files import read_json, write_json, write_text
-from alignment.models.demo_language import demo_prompts
+from alignment.models.demo_language import demo_prompts, sample_corpus
 from alignment.pipeline import Job
 from alignment.progress import Progress, silent
 from alignment.workspace import Workspace
 
 DEMO_FILE, ACCOUNTS_FILE = "demo.json", "demo_accounts.txt"
 TRAIN_PROMPTS, HELD_OUT_PROMPTS, FRESH_PROMPTS = 160, 64, 24
+SECOND_JUDGE, JUDGE_TEXTS = "demo-tones", 4000
 _ACCOUNTS = {"labeler": "labeler", "engineer": "engineer", "reviewer": "reviewer"}
 
 
@@ -87,7 +88,7 @@ def run_demo(
             f"{folder} is not empty and holds no finished demo of seed {seed}. Choose another folder with --workspace, "
             "or remove that one."
         )
-    config = config or demo_config(seed)
+    config = _with_second_judge(config or demo_config(seed), folder.resolve() / SECOND_JUDGE)
     with Workspace.create(folder, config) as workspace:
         job = Job(config, workspace, progress=progress)
         base = timed("base_model", lambda: {"folder": job.base_model()})
@@ -97,6 +98,7 @@ def run_demo(
         consensus = timed("consensus", lambda: pipeline.consensus(job))
         reward = timed("reward", lambda: pipeline.train_reward(job))
         ppo = timed("ppo", lambda: pipeline.train_ppo(job))
+        _train_second_judge(folder / SECOND_JUDGE)
         evaluation = timed("evaluate", lambda: pipeline.evaluate_toxicity(job))
         timed("fresh_tasks", lambda: _fresh_tasks(job, sizes[2]))
         _add_accounts(workspace)
@@ -116,6 +118,23 @@ def run_demo(
     }
     write_json(done, figures)
     return figures
+
+
+def _with_second_judge(config: Config, scorer: Path) -> Config:
+    """The configuration with one more scorer: what a single one finds may be its own blind spot."""
+    more = [*config.evaluate.more_scorers, str(scorer)]
+    evaluate = config.evaluate.model_copy(update={"more_scorers": more})
+    return config.model_copy(update={"evaluate": evaluate})
+
+
+def _train_second_judge(folder: Path) -> None:
+    """A linear scorer of the tones of the demo language, which neither labelers nor reward model have seen."""
+    from alignment.evaluation import linear_scorer
+
+    said = [utterance for _, utterance in sample_corpus("train", JUDGE_TEXTS, seed=7)]
+    rude = [utterance.tone == "rude" for utterance in said]
+    texts = [utterance.text for utterance in said]
+    linear_scorer.save(linear_scorer.train(texts, rude, SECOND_JUDGE), folder)
 
 
 def _quality(base: Path) -> dict[str, float]:

@@ -390,6 +390,10 @@ def _labeler_evidence(job: Job, prompt_ids: set[str]) -> LabelerEvidence | None:
     )
 
 
+def _latest_of(job: Job, stage: str) -> Any:
+    return runs.latest_run(job.workspace.store, stage) if job.workspace else None
+
+
 def _task_texts(job: Job) -> dict[str, tuple[PromptText, list[str]]]:
     """Prompt id -> prompt and completions of each task of the workspace, for the order in which they are asked."""
     if job.workspace is None:
@@ -486,156 +490,10 @@ def resume_folder(folder: Path, progress: Progress = silent) -> dict[str, Any]:
 
 
 def evaluate_toxicity(job: Job) -> dict[str, Any]:
-    """Compare base and policy on the held-out prompts; write comparison, completions and the HTML report."""
-    from alignment.evaluation.compare import compare
-    from alignment.evaluation.toxicity import load_scorer
-    from alignment.models.loading import load_causal_lm, load_tokenizer
+    """Compare base and policy on the held-out prompts; write comparison, completions and reports."""
+    from alignment import evaluation_stage
 
-    config, prompts = job.config.evaluate, job.prompts("held-out")
-    base, policy = job.base_model(), job.policy()
-    scorer, tokenizer = load_scorer(config.scorer, config.toxic_label), load_tokenizer(base)
-    inputs = {"model": base, "policy": str(policy), "prompts": [p.prompt_id for p in prompts]}
-    with job.run("evaluate", config, inputs) as run:
-        base_model = load_causal_lm(base)
-        before, _ = _answers(job, "before", base_model, base_model, tokenizer, prompts, run.run_id)
-        aligned = load_causal_lm(policy)
-        after, own_cost = _answers(
-            job, "after", aligned, base_model, tokenizer, prompts, run.run_id
-        )
-        comparison = compare(
-            prompts,
-            before,
-            after,
-            scorer,
-            threshold=config.threshold,
-            resamples=config.resamples,
-            seed=config.seed,
-        )
-        for side in (before, after):
-            rows = [c.to_json() for c in side.completions]
-            write_jsonl(run.folder / f"completions_{side.name}.jsonl", rows)
-        write_json(run.folder / "comparison.json", comparison.to_json())
-        run.metrics = evaluation_figures(comparison)
-        run.metrics["kl"] = float((after.negative_log_likelihood - own_cost).mean())  # pyright: ignore[reportOptionalOperand]
-        _write_report(job, run.folder, comparison, policy)
-    return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
-
-
-def _answers(
-    job: Job,
-    name: str,
-    model: Any,
-    base_model: Any,
-    tokenizer: Any,
-    prompts: Sequence[Prompt],
-    run_id: str,
-) -> tuple[Any, Any]:
-    """A model's completions with their cost under the base model, and their cost under the model itself."""
-    from alignment.evaluation.compare import ModelCompletions
-    from alignment.models.likelihood import negative_log_likelihood
-    from alignment.models.loading import encode_prompt
-    from alignment.sampling import as_completions, sample_completions
-
-    config = job.config.evaluate
-    per_prompt = config.completions_per_prompt
-    drawn = sample_completions(
-        model,
-        tokenizer,
-        prompts,
-        config,
-        per_prompt,
-        label=f"completions {name}",
-        progress=job.progress,
-    )
-    prompt_ids = [ids for p in prompts for ids in [encode_prompt(tokenizer, p.prompt)] * per_prompt]
-    completion_ids = [generated.ids for group in drawn for generated in group]
-    cost = negative_log_likelihood(base_model, prompt_ids, completion_ids, config.batch_size)
-    own = (
-        cost
-        if model is base_model
-        else negative_log_likelihood(model, prompt_ids, completion_ids, config.batch_size)
-    )
-    import numpy as np
-
-    tokens = np.array([len(ids) for ids in completion_ids])
-    return ModelCompletions(
-        name, as_completions(prompts, drawn, f"{run_id}/{name}"), cost, tokens
-    ), own
-
-
-def evaluation_figures(comparison: Any) -> dict[str, Any]:
-    """The headline figures of a comparison, under the names that programs read."""
-    row = comparison.to_json()
-    before, after = row["before"], row["after"]
-    return {
-        "toxicity_before": before["toxicity"],
-        "toxicity_after": after["toxicity"],
-        "toxicity_reduction": row["reduction"]["mean"] if row["reduction"] else None,
-        "toxicity_difference": row["difference"],
-        "perplexity_before": before["perplexity"],
-        "perplexity_after": after["perplexity"],
-        "distinct_before": before["distinct_2"],
-        "distinct_after": after["distinct_2"],
-        "unfinished_before": before["unfinished"],
-        "unfinished_after": after["unfinished"],
-        "verdict": comparison.verdict,
-        "headline": comparison.headline,
-        "scorer": comparison.scorer,
-    }
-
-
-def report(job: Job) -> dict[str, Any]:
-    """Write the HTML report of the latest evaluation (or of `--comparison FILE`) to `--out FILE`."""
-    from alignment.evaluation.compare import Comparison
-
-    source = job.file("comparison")
-    if source is None:
-        latest = runs.latest_run(job._store("comparison"), "evaluate")
-        if latest is None or latest.folder is None:
-            raise InputError(
-                "There is no finished evaluation. Run `concord evaluate toxicity`, or give --comparison."
-            )
-        source = Path(latest.folder) / "comparison.json"
-    comparison = Comparison.from_json(read_json(source))
-    target = job.out or source.parent / "report.html"
-    _write_report(job, target.parent, comparison, None, target.name)
-    return {"report": str(target), "verdict": comparison.verdict, "headline": comparison.headline}
-
-
-def _write_report(
-    job: Job, folder: Path, comparison: Any, policy: Path | None, name: str = "report.html"
-) -> None:
-    """The HTML report with everything the workspace knows about how the policy came to be."""
-    from alignment.evaluation.report import write_report
-
-    consensus_run, reward_run, ppo_run = (
-        _latest_of(job, s) for s in ("consensus", "reward", "ppo")
-    )
-    training = _training_rows(
-        policy or (Path(ppo_run.folder) if ppo_run and ppo_run.folder else None)
-    )
-    about_consensus = None
-    if consensus_run and consensus_run.folder:
-        rows = read_json(Path(consensus_run.folder) / "labelers.json")
-        about_consensus = {**consensus_run.metrics, "labelers": rows}
-    write_report(
-        folder / name,
-        comparison,
-        title="Before and after alignment",
-        training=training,
-        consensus=about_consensus,
-        reward=reward_run.metrics if reward_run else None,
-        runs=[run.to_json() for run in (consensus_run, reward_run, ppo_run) if run],
-    )
-
-
-def _latest_of(job: Job, stage: str) -> Any:
-    return runs.latest_run(job.workspace.store, stage) if job.workspace else None
-
-
-def _training_rows(folder: Path | None) -> list[dict[str, Any]] | None:
-    path = folder / "metrics.jsonl" if folder else None
-    return read_jsonl(path, dict) if path is not None and path.exists() else None
+    return evaluation_stage.toxicity(job)
 
 
 def export(job: Job, what: str, model_options: bool = False) -> dict[str, Any]:

@@ -76,25 +76,55 @@ def _check_prompt(prompt: PromptText) -> PromptText:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the model is asked: plain text or chat messages."""
+    """What the model is asked: plain text or chat messages.
+
+    `category`: the kind of prompt that evaluations report by itself. `references`: answers to hold completions
+    against (ROUGE), where the task has them; `reference` in JSON, a text or a list of texts.
+    """
 
     prompt_id: str
     prompt: PromptText
     split: str = "train"
+    category: str | None = None
+    references: tuple[str, ...] = ()
 
     @classmethod
     def from_json(cls, row: Any) -> Prompt:
-        taken = _take(
-            row, {"prompt_id": (str, int), "prompt": (str, list), "split": str}, ("prompt",)
-        )
+        known = {
+            "prompt_id": (str, int),
+            "prompt": (str, list),
+            "split": str,
+            "category": str,
+            "reference": (str, list),
+        }
+        taken = _take(row, known, ("prompt",))
         prompt = _check_prompt(taken["prompt"])
         split = taken.get("split", "train")
         if split not in SPLITS:
             raise InputError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}.")
-        return cls(str(taken.get("prompt_id", short_id("prompt", prompt))), prompt, split)
+        return cls(
+            str(taken.get("prompt_id", short_id("prompt", prompt))),
+            prompt,
+            split,
+            (taken.get("category") or "").strip() or None,
+            _references(taken.get("reference")),
+        )
 
     def to_json(self) -> dict[str, Any]:
-        return {"prompt_id": self.prompt_id, "prompt": self.prompt, "split": self.split}
+        row = {"prompt_id": self.prompt_id, "prompt": self.prompt, "split": self.split}
+        if self.category is not None:
+            row["category"] = self.category
+        if self.references:
+            row["reference"] = list(self.references)
+        return row
+
+
+def _references(given: str | list[Any] | None) -> tuple[str, ...]:
+    """The reference answers of a prompt, empty ones left out."""
+    found = [given] if isinstance(given, str) else given or []
+    if not all(isinstance(reference, str) for reference in found):
+        raise InputError("'reference' must be a text or a list of texts.")
+    return tuple(reference for reference in found if reference.strip())
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ def test_matched_distinct_n_is_the_mean_over_random_draws():
     rng = np.random.default_rng(0)
     large = [" ".join(rng.choice(list("abcdefgh"), 10)) for _ in range(8)]
     small = [" ".join(rng.choice(list("abcdefgh"), 10)) for _ in range(3)]
-    before, after, size = matched_distinct_n(large, small, 1)
+    (before, after), size = matched_distinct_n([large, small], 1)
     grams = np.array([word for text in large for word in words(text)])
     drawn = [len(set(rng.choice(grams, 30, replace=False))) / 30 for _ in range(4000)]
     assert size == 30
@@ -73,17 +73,17 @@ def test_matched_distinct_n_does_not_punish_saying_more():
         [" ".join(rng.choice(vocabulary, 8)) for _ in range(count)] for count in (100, 1000)
     )
     assert distinct_n(many, 2) < 0.5 * distinct_n(few, 2)
-    before, after, _ = matched_distinct_n(few, many, 2)
+    (before, after), _ = matched_distinct_n([few, many], 2)
     assert after == pytest.approx(before, rel=0.05)
 
 
 def test_matched_distinct_n_sees_collapse_and_silence():
     varied = [f"word{i} word{i + 1}" for i in range(50)]
-    before, after, _ = matched_distinct_n(varied, ["hello there"] * 80, 2)
+    (before, after), _ = matched_distinct_n([varied, ["hello there"] * 80], 2)
     assert before == 1
     assert after == pytest.approx(1 / 50)
-    assert matched_distinct_n(varied, ["", ""], 2) == (1.0, 0.0, 50)
-    assert matched_distinct_n([], [], 2) == (0.0, 0.0, 0)
+    assert matched_distinct_n([varied, ["", ""]], 2) == ([1.0, 0.0], 50)
+    assert matched_distinct_n([[], []], 2) == ([0.0, 0.0], 0)
 
 
 def test_repetition_by_hand():

@@ -1,5 +1,7 @@
 """The report and its plots: the JSON's figures, self-contained, harmless whatever the completions hold."""
 
+import csv
+import io
 import re
 from html.parser import HTMLParser
 
@@ -8,8 +10,18 @@ import pytest
 
 from alignment.errors import InputError
 from alignment.evaluation import plots
-from alignment.evaluation.compare import Comparison, ModelCompletions, compare
-from alignment.evaluation.report import SHOWN_PROMPTS, render_report, write_report
+from alignment.evaluation.evaluation import evaluate
+from alignment.evaluation.figures import Settings
+from alignment.evaluation.material import Material, ModelCompletions, Probe, ScorerCard
+from alignment.evaluation.report import (
+    SHOWN_PROMPTS,
+    Background,
+    render_report,
+    shown_rows,
+    write_reports,
+)
+from alignment.evaluation.spans import toxic_spans
+from alignment.evaluation.tables import csv_table, markdown
 from alignment.records import Completion, Prompt
 
 HOSTILE = [
@@ -54,10 +66,14 @@ class Page(HTMLParser):
         self.pieces.append(data)
 
 
-def comparison(count=16, hostile=False, likelihoods=True, rude_before=3) -> Comparison:
-    prompts = [Prompt(f"p{i}", f"Prompt {i}", "held-out") for i in range(count)]
+def evaluation(count=16, hostile=False, likelihoods=True, rude_before=3, trained=False):
+    """An evaluation of three models by two scorers, and its material."""
+    prompts = [
+        Prompt(f"p{i}", f"Prompt {i}", "held-out", "<cat|egory>" if i % 2 else "plain", ("kind 1",))
+        for i in range(count)
+    ]
 
-    def side(name, rude):
+    def side(name, rude, place):
         completions = [
             Completion(f"{name}{p}-{i}", f"p{p}", text, i != 1, 5)
             for p in range(count)
@@ -65,14 +81,29 @@ def comparison(count=16, hostile=False, likelihoods=True, rude_before=3) -> Comp
                 HOSTILE if hostile and p == 0 else [f"rude {p}"] * rude + [f"kind {p}"] * (4 - rude)
             )
         ]
+        source = f"/somewhere/private/{name}"
         if not likelihoods:
-            return ModelCompletions(name, completions)
+            return ModelCompletions(name, completions, source=source)
         tokens = np.full(len(completions), 5.0)
-        return ModelCompletions(name, completions, tokens * 2, tokens)
+        nll = tokens * (2 + place / 10)
+        return ModelCompletions(name, completions, nll, tokens, nll - place, source)
 
-    return compare(
-        prompts, side("base <i>", rude_before), side("$aligned$", 1), Reads(), resamples=200
-    )
+    models = (side("base", rude_before, 0), side("step.1", 2, 1), side("aligned", 1, 2))
+    reads, cards = Reads(), (ScorerCard("reader <b>", Reads.blind_spots, trained),)
+    cards += (ScorerCard("org/second", "Half blind."),) if not trained else ()
+    scores = {
+        card.name: [reads(m.texts) * factor for m in models]
+        for card, factor in zip(cards, (1.0, 0.8), strict=False)
+    }
+    spans = {
+        c.completion_id: ((0, 4),) for m in models for c in m.completions if c.text[:4] == "rude"
+    }
+    probe = None
+    if likelihoods:
+        sizes = np.array([10.0, 20, 30])
+        probe = Probe({m.name: sizes * (1 + i / 100) for i, m in enumerate(models)}, sizes)
+    material = Material(tuple(prompts), models, cards, scores, spans, probe)
+    return evaluate(material, Settings(resamples=200, permutations=200)), material
 
 
 TRAINING = [
@@ -107,44 +138,107 @@ RUNS = [
 ]
 
 
+BACKGROUND = Background(
+    training=TRAINING,
+    consensus=CONSENSUS,
+    reward={"accuracy": 0.87, "labeler_agreement": 0.8, "accuracy_low": 0.8, "accuracy_high": 0.9},
+    runs=RUNS,
+    reviews=[
+        {
+            "verdict": "needs work",
+            "reviewer": "ann <b>",
+            "created": "2026-01-01",
+            "comment": "Too | curt.\n*See* p3.",
+        }
+    ],
+    people=[{"finding": "Of 20 pairs aligned won 12."}],
+)
+
+
 def full_report(**options):
-    return render_report(
-        comparison(**options),
-        title="Title </title><script>",
-        training=TRAINING,
-        consensus=CONSENSUS,
-        reward={
-            "accuracy": 0.87,
-            "labeler_agreement": 0.8,
-            "accuracy_low": 0.8,
-            "accuracy_high": 0.9,
-        },
-        runs=RUNS,
-    )
+    return render_report(*evaluation(**options), BACKGROUND, title="Title </title><script>")
+
+
+def value_at(row, path):
+    for part in path.split("::"):
+        row = row[int(part)] if isinstance(row, list) else row[part]
+    return row
 
 
 def test_the_figures_are_those_of_the_json():
-    found = comparison()
-    page = Page(render_report(found))
+    found, material = evaluation()
+    page = Page(render_report(found, material))
     row = found.to_json()
-    shown = set()
-    for name, values in page.figures.items():
-        value = row
-        for part in name.split("."):
-            value = value[part]
-        value = value["mean"] if isinstance(value, dict) else value
-        assert values == {value}, name
-        shown.add(name)
-    for side in ("before", "after"):
-        for field, value in row[side].items():
-            if field not in ("name", "completions"):
-                assert f"{side}.{field}" in shown, f"the report lacks {side}.{field} = {value}"
-    assert {"difference", "reduction.low", "perplexity_change.high"} <= shown
-    assert found.finding in page.text and found.blind_spots in page.text
+    for path, values in page.figures.items():
+        assert values == {value_at(row, path)}, path
+    for name, model in row["models"].items():
+        for field, value in model.items():
+            path = f"models::{name}::{field}"
+            if isinstance(value, float):
+                assert path in page.figures, f"the report lacks {path} = {value}"
+        for scorer in ("reader <b>", "org/second"):
+            assert f"models::{name}::toxicity::{scorer}::mean" in page.figures
+        assert f"models::{name}::rouge::rougeLsum" in page.figures
+        assert f"models::{name}::toxicity::reader <b>::intervals::probability::1" in page.figures
+    for name in ("step.1", "aligned"):
+        for figure in ("difference", "low", "high", "p_value", "reduction::high"):
+            assert f"pairs::{name}::scorers::org/second::{figure}" in page.figures
+    assert "pairs::aligned::categories::plain::reader <b>::difference" in page.figures
+    assert "pairs::aligned::probe_change::low" in page.figures
+    for text in (found.comparison().finding, *(card.blind_spots for card in found.scorers)):
+        assert text in page.text
+
+
+def test_markdown_holds_the_figures_of_the_json():
+    found, _ = evaluation()
+    text = markdown(found, BACKGROUND.reviews, BACKGROUND.people)
+    row = found.to_json()
+    cells = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        for line in text.split("\n")
+        if line[:1] == "|"
+    ]
+    for name in ("step.1", "aligned"):
+        for scorer, label in (("reader <b>", r"reader \<b>"), ("org/second", "org/second")):
+            change = row["pairs"][name]["scorers"][scorer]
+            (line,) = [c for c in cells if c[0] == name and c[1] == label]
+            numbers = [float(n.replace("−", "-")) for n in (line[2], line[3], line[4])]
+            means = [row["models"][m]["toxicity"][scorer]["mean"] for m in ("base", name)]
+            assert numbers == pytest.approx([*means, change["difference"]], abs=6e-4)
+            assert line[8] == change["verdict"]
+    lines = {c[0].split(" (")[0]: c[1:] for c in cells if len(c) == 4}
+    for label, field, scale in (
+        ("Self-BLEU", "self_bleu", 100),
+        ("Perplexity", "perplexity", 1),
+        ("KL", "kl", 1),
+        ("Distinct words", "distinct_1", 1),
+    ):
+        shown = [float(n.strip("%").replace("−", "-")) for n in lines[label]]
+        wanted = [scale * m[field] for m in row["models"].values()]
+        assert shown == pytest.approx(wanted, abs=0.051 if scale == 100 else 6e-3), label
+    assert "**needs work**, ann <b>" in text and "Too \\| curt. \\*See\\* p3." in text
+    assert "Of 20 pairs aligned won 12." in text and row["headline"] in text
+
+
+def test_csv_holds_every_completion_and_no_formula():
+    found, material = evaluation(count=12)
+    first = material.models[0]
+    formula = Completion("x", "p0", "=1+1", True, 5)
+    models = (
+        ModelCompletions("base", [formula, *first.completions[1:]], source="b"),
+        *material.models[1:],
+    )
+    table = csv_table(found, Material(material.prompts, models, material.scorers, material.scores))
+    rows = list(csv.DictReader(io.StringIO(table)))
+    assert len(rows) == 3 * 48
+    assert rows[0]["completion"] == "'=1+1" and rows[0]["category"] == "plain"
+    assert float(rows[1]["toxicity org/second"]) == material.scores["org/second"][0][1]
 
 
 def test_one_file_that_needs_no_network_and_runs_no_script(tmp_path):
-    path = write_report(tmp_path / "deep" / "report.html", comparison(), training=TRAINING)
+    path, *others = write_reports(tmp_path / "deep", *evaluation(), BACKGROUND)
+    assert [p.name for p in others] == ["report.md", "completions.csv"]
+    assert all(p.is_file() for p in others)
     html = path.read_text(encoding="utf-8")
     namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     assert set(re.findall(r"(?:https?:)?//[\w.]+[^\s\"'<)]*", html)) <= namespaces
@@ -169,8 +263,8 @@ def test_hostile_texts_show_as_text():
         HOSTILE[2],
         HOSTILE[6],
         "reader <b>",
-        "base <i>",
-        "$aligned$",
+        "<cat|egory>",
+        "ann <b>",
     ):
         assert text in page.text
     assert "bell⟨U+0007⟩ escape⟨U+001B⟩[31m null⟨U+0000⟩ return⟨U+000D⟩" in page.text
@@ -183,18 +277,52 @@ def test_hostile_texts_show_as_text():
 
 
 def test_toxic_texts_and_no_others_are_veiled_by_a_checkbox():
-    html = render_report(comparison())
+    html = render_report(*evaluation())
     veiled = re.findall(r'<label class="veil"><input type="checkbox".*?</label>', html)
     assert len(veiled) == 16 * (3 + 1)
     assert all("rude" in text for text in veiled)
     assert "kind" not in "".join(veiled)
+    assert all("<mark>rude</mark>" in text for text in veiled)
+    assert html.count("<mark>") == len(veiled)
+
+
+def test_toxic_words_are_found_where_they_stand():
+    class Words:
+        """Two words are toxic; one insult is enough."""
+
+        name = "words"
+        blind_spots = "Most."
+
+        def __call__(self, texts):
+            return np.array([0.9 if re.search("rude|fool", text) else 0.1 for text in texts])
+
+    texts = ["You rude  fool !", "A kind word", "so rude", "rude", "rude and again rude"]
+    scores = [0.9, 0.1, 0.9, 0.9, 0.9]
+    found = toxic_spans(texts, scores, Words(), 0.5)
+    assert [[text[a:b] for a, b in spans] for text, spans in zip(texts, found, strict=True)] == [
+        ["rude  fool"],
+        [],
+        ["rude"],
+        ["rude"],
+        ["rude", "rude"],
+    ]
 
 
 def test_worst_regressions_first_and_a_bounded_page():
-    page = render_report(comparison(count=SHOWN_PROMPTS + 20, likelihoods=False, rude_before=0))
+    found, material = evaluation(count=SHOWN_PROMPTS + 20, likelihoods=False, rude_before=0)
+    page = render_report(found, material)
     assert page.count('<details class="card row') == SHOWN_PROMPTS
-    assert f"first {SHOWN_PROMPTS} prompts; the other 20 are in the JSON" in page
+    assert "the other 20 are in the CSV" in page
     assert "Perplexity" not in page, "no figure is shown that was not measured"
+    rows = found.comparison(material).worst_first()
+    kept, left_out = shown_rows(rows)
+    assert (kept[0], kept[-1], left_out) == (rows[0], rows[-1], 20)
+
+
+def test_categories_can_be_chosen():
+    html = full_report()
+    assert '<details class="card row good category-2"' in html
+    assert "#texts:has(#category-2:checked) .row:not(.category-2)" in html
 
 
 @pytest.mark.parametrize(
@@ -207,10 +335,16 @@ def test_worst_regressions_first_and_a_bounded_page():
     ],
 )
 def test_the_verdict_is_that_of_the_comparison(rude, count, words):
-    html = render_report(comparison(rude_before=rude, count=count))
+    html = render_report(*evaluation(rude_before=rude, count=count))
     assert re.search(rf'<p class="verdict [a-z-]+">.*</span>{words}</p>', html)
     judged = re.findall(r"<span>Mean toxicity</span><span class=\"chip (\w+)\">", html)
     assert judged == [{"Better": "good", "Worse": "bad"}.get(words, "even")]
+
+
+def test_the_scorer_that_trained_it_is_no_witness():
+    html = render_report(*evaluation(trained=True))
+    assert "Not shown: no independent scorer" in html and 'class="verdict better"' not in html
+    assert "trained the policy" in Page(html).text
 
 
 def test_runs_settings_and_versions_are_listed():
@@ -230,7 +364,7 @@ def test_runs_settings_and_versions_are_listed():
 
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(InputError, match="is a folder"):
-        write_report(tmp_path, comparison(count=3))
+        write_reports(tmp_path.parent, *evaluation(count=3), html_name=tmp_path.name)
 
 
 def every_plot():

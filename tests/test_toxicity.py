@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from alignment.errors import ModelError
-from alignment.evaluation.toxicity import BATCH_SIZE, load_scorer
+from alignment.evaluation.toxicity import BATCH_SIZE, load_scorer, score_all
 
 WORDS = ["you", "are", "kind", "rude", "a", "fool", "and", "the", "garden", "grows"]
 LABELS = {0: "fine", 1: "Toxic", 2: "spam"}
@@ -154,3 +154,42 @@ def test_hub_out_of_reach_says_how_to_get_the_model(monkeypatch):
         load_scorer("nobody/nothing-like-this")
     with pytest.raises(ModelError, match="did you mean 'profanity-check'"):
         load_scorer("profanity_check")
+
+
+def test_two_labels_in_other_words_are_understood(tmp_path):
+    """facebook/roberta-hate-speech-dynabench-r4-target says hate and nothate."""
+    folder = save_classifier(tmp_path / "two", id2label={0: "nothate", 1: "hate"}, label2id={})
+    assert load_scorer(folder).label_name == "hate"
+    assert load_scorer(f"{folder}#nothate").label == 0
+    with pytest.raises(ModelError, match="no label 'toxik'"):
+        load_scorer(f"{folder}#toxik")
+    unclear = save_classifier(
+        tmp_path / "unclear", id2label={0: "LABEL_0", 1: "LABEL_1"}, label2id={}
+    )
+    with pytest.raises(ModelError, match=r"'LABEL_0', 'LABEL_1'.*--scorer"):
+        load_scorer(unclear)
+
+
+def test_progress_is_told_batch_by_batch(tmp_path):
+    told = []
+    scorer = load_scorer(
+        save_classifier(tmp_path),
+        progress=lambda label, done, total, note="": told.append((done, total)),
+    )
+    scorer(["you are kind"] * (BATCH_SIZE + 5))
+    assert told == [(BATCH_SIZE, BATCH_SIZE + 5), (BATCH_SIZE + 5, BATCH_SIZE + 5)]
+
+
+def test_equal_texts_are_scored_once_and_empty_ones_never():
+    class Counts:
+        name, blind_spots = "counts", "None."
+        asked = 0
+
+        def __call__(self, texts):
+            self.asked += len(texts)
+            return np.full(len(texts), 0.5)
+
+    scorer = Counts()
+    found = score_all(scorer, [["a", "a", "", " "], ["a", "b"]])
+    assert scorer.asked == 2
+    assert [f.tolist() for f in found] == [[0.5, 0.5, 0, 0], [0.5, 0.5]]

@@ -38,6 +38,7 @@ from ui.guard import PATHS
 
 PAGES = {
     "/board": "Rank",
+    "/blind": "Compare",
     "/runs": "Runs",
     "/consensus": "Consensus",
     "/review": "Review",

@@ -24,6 +24,8 @@ from alignment.feedback.live_consensus import LiveConsensus
 from alignment.feedback.store import Store
 from ui.access import Access
 from ui.api import add_error_handlers, api_routes
+from ui.blind_api import blind_routes
+from ui.blind_page import blind_page
 from ui.board import board_page
 from ui.consensus_page import consensus_page
 from ui.desk import Desk
@@ -61,6 +63,7 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     add_error_handlers(app)
     app.include_router(door_routes(store, sessions))
     app.include_router(api_routes(desk))
+    app.include_router(blind_routes(store))
     app.include_router(report_routes(store, workspace))
     live = LiveConsensus(store)
     app.include_router(export_routes(store, live))
@@ -77,6 +80,7 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     access = Access(store, sessions)
     pages = {
         "/board": board_page(),
+        "/blind": blind_page(),
         "/runs": runs_page(),
         "/consensus": consensus_page(access, store, live),
         "/review": review_page(access, store, workspace),

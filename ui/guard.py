@@ -32,6 +32,7 @@ PATHS: dict[str, frozenset[str]] = {
     "/sign-out": EVERYBODY,
     "/api": EVERYBODY,
     "/board": EVERYBODY,
+    "/blind": EVERYBODY,
     "/runs": ENGINEERS,
     "/consensus": ENGINEERS,
     "/exports": ENGINEERS,

@@ -1,4 +1,4 @@
-"""`/reports/<run id>`: the HTML report of an evaluation run, shut in a sandbox.
+"""`/reports/<run id>`: the HTML report of an evaluation run, shut in a sandbox; below it the files to download.
 
 The report quotes completions. It is served with a policy that gives it no scripts, no network and an origin of its own,
 whether it is embedded or opened by itself.
@@ -13,6 +13,7 @@ from fastapi.responses import FileResponse
 
 from alignment.feedback import runs
 from alignment.feedback.store import Store
+from ui.evaluations import DOWNLOADS
 from ui.run_files import run_folder
 
 REPORT_POLICY = (
@@ -35,6 +36,21 @@ def report_routes(store: Store, workspace: Path) -> APIRouter:
         return FileResponse(
             path,
             media_type="text/html",
+            headers={"content-security-policy": REPORT_POLICY, "cache-control": "no-store"},
+        )
+
+    @router.get("/reports/{run_id}/{name}")
+    def download(run_id: str, name: str) -> FileResponse:
+        if name not in DOWNLOADS.values() or not any(
+            run.run_id == run_id for run in runs.runs(store, "evaluate")
+        ):
+            raise HTTPException(404, "There is no such file of an evaluation.")
+        path = run_folder(workspace, run_id) / name
+        if not path.is_file():
+            raise HTTPException(404, "This run has no such file.")
+        return FileResponse(
+            path,
+            filename=f"{run_id}-{name}",
             headers={"content-security-policy": REPORT_POLICY, "cache-control": "no-store"},
         )
 

@@ -1,22 +1,28 @@
-"""The review page: read the report of an evaluation, give a verdict, see the verdicts of others."""
+"""The review page: read evaluations, compare them, look at texts, let people judge blind, give a verdict."""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from alignment import review_stage
 from alignment.errors import ConcordError
-from alignment.feedback import runs
+from alignment.evaluation.evaluation import COMPARISON_FILE
+from alignment.feedback import blind, runs
+from alignment.feedback.people import Account
 from alignment.feedback.runs import VERDICTS, Review, Run
 from alignment.feedback.store import Store
 from alignment.files import read_json
+from ui import evaluations
 from ui.access import Access
 from ui.guard import REVIEWERS
 from ui.look import page_blocks
 from ui.run_files import run_folder
 from ui.shell import fragment
+from ui.texts_tab import texts_tab
 from ui.times import ago
 
 MAX_COMMENT = 4000
@@ -26,29 +32,27 @@ _TONES = {"accept": "good", "reject": "bad", "needs work": "warn"}
 def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
     """The page at `/review`."""
 
-    def finished() -> list[Run]:
-        return [run for run in runs.runs(store, "evaluate") if run.status == "finished"]
-
-    def show(run_id: str | None) -> list[Any]:
-        """Values for the choice, the report, the reviews and the form."""
-        there = finished()
+    def show(run_id: str | None, who: Account) -> list[Any]:
+        """Values for the choice, report, reviews, form, table, what people said, and the tab of texts."""
+        there = evaluations.finished(store)
         chosen = next((r for r in there if r.run_id == run_id), None) or next(iter(there), None)
         choices = [(_choice(run, store), run.run_id) for run in there]
         value = None if chosen is None else chosen.run_id
         return [
             gr.Dropdown(choices=choices, value=value, visible=bool(there)),
             report_frame(chosen, workspace),
-            review_list(chosen, store),
+            review_list(chosen, store, workspace),
             gr.Column(visible=chosen is not None),
+            evaluations.runs_table(there, chosen, store),
+            people_panel(chosen, store, who),
+            gr.Tab(interactive=chosen is not None),
         ]
 
     def first(request: gr.Request) -> list[Any]:
-        access.require(request, REVIEWERS)
-        return show(request.query_params.get("run"))
+        return show(request.query_params.get("run"), access.require(request, REVIEWERS))
 
     def choose(run_id: str | None, request: gr.Request) -> list[Any]:
-        access.require(request, REVIEWERS)
-        return show(run_id)
+        return show(run_id, access.require(request, REVIEWERS))
 
     def judge(
         run_id: str | None, verdict: str | None, comment: str | None, request: gr.Request
@@ -61,21 +65,36 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
             raise gr.Error(
                 f"The comment is longer than {MAX_COMMENT} characters.", print_exception=False
             )
-        if run_id not in {run.run_id for run in finished()}:
-            raise gr.Error("Only a finished evaluation can be reviewed.", print_exception=False)
-        try:
-            runs.add_review(store, Review(run_id, who.account_id, verdict, comment))
-        except ConcordError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+        run = evaluations.finished_run(store, run_id)
+        review = Review(run.run_id, who.account_id, verdict, comment)
+        with evaluations.told():
+            review_stage.add_review(store, run_folder(workspace, run.run_id), review)
         gr.Info("Your verdict is stored.")
-        return [*show(run_id), None, ""]
+        return [*show(run_id, who), None, ""]
+
+    def open_round(run_id: str | None, request: gr.Request) -> str:
+        who = access.require(request, REVIEWERS)
+        run = evaluations.finished_run(store, run_id)
+        folder = run_folder(workspace, run.run_id)
+        with evaluations.told():
+            opened = review_stage.open_round(store, folder, run.run_id, who.account_id)
+        gr.Info(f"{len(opened.pairs)} pairs wait on the page Compare, for you and for labelers.")
+        return people_panel(run, store, who)
 
     with page_blocks("Review") as blocks, gr.Column(elem_classes="c-body"):
         with gr.Row(elem_classes="c-review"):
             with gr.Column(scale=3, min_width=360):
                 choice = gr.Dropdown(label="Evaluation", choices=[], filterable=False)
-                page = gr.HTML(apply_default_css=False)
+                with gr.Tabs():
+                    with gr.Tab("Report"):
+                        page = gr.HTML(apply_default_css=False)
+                    with gr.Tab("Texts", interactive=False) as tab:  # until a run is chosen
+                        texts_tab(access, store, workspace, choice, tab)
+                    with gr.Tab("All evaluations"):
+                        table = gr.HTML(apply_default_css=False)
             with gr.Column(scale=1, min_width=300, visible=False, elem_classes="c-verdict") as form:
+                people = gr.HTML(apply_default_css=False)
+                open_button = gr.Button("Open a blind round", variant="secondary")
                 verdict = gr.Radio(
                     [(word.capitalize(), word) for word in VERDICTS], label="Your verdict"
                 )
@@ -87,15 +106,13 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
                 )
                 send = gr.Button("Store verdict", variant="primary")
                 reviews = gr.HTML(apply_default_css=False)
-        outputs = [choice, page, reviews, form]
-        quiet: dict[str, Any] = {
-            "queue": False,
-            "show_progress": "hidden",
-            "api_visibility": "private",
-        }
-        blocks.load(first, outputs=outputs, **quiet)
-        choice.input(choose, choice, outputs, **quiet)
-        send.click(judge, [choice, verdict, comment], [*outputs, verdict, comment], **quiet)
+        outputs = [choice, page, reviews, form, table, people, tab]
+        blocks.load(first, outputs=outputs, **evaluations.QUIET)
+        choice.input(choose, choice, outputs, **evaluations.QUIET)
+        open_button.click(open_round, choice, people, **evaluations.QUIET)
+        send.click(
+            judge, [choice, verdict, comment], [*outputs, verdict, comment], **evaluations.QUIET
+        )
     return blocks
 
 
@@ -108,20 +125,48 @@ def report_frame(run: Run | None, workspace: Path) -> str:
         "report.html",
         run=run,
         started=ago(run.started),
-        verdict=_finding(folder / "comparison.json"),
+        verdict=_finding(folder / COMPARISON_FILE),
         there=(folder / "report.html").is_file(),
+        downloads=evaluations.downloads(folder, run),
     )
 
 
-def review_list(run: Run | None, store: Store) -> str:
-    """The verdicts on a run, newest first."""
+def review_list(run: Run | None, store: Store, workspace: Path) -> str:
+    """The verdicts on a run, newest first; those on figures that have changed since are marked."""
     if run is None:
         return ""
+    path = run_folder(workspace, run.run_id) / COMPARISON_FILE
+    figures = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
     rows = [
-        {"review": review, "ago": ago(review.created), "tone": _TONES[review.verdict]}
+        {
+            "review": review,
+            "ago": ago(review.created),
+            "tone": _TONES[review.verdict],
+            "stale": review.figures is not None and review.figures != figures,
+        }
         for review in reversed(runs.reviews(store, run.run_id))
     ]
     return fragment("reviews.html", rows=rows)
+
+
+def people_panel(run: Run | None, store: Store, who: Account) -> str:
+    """The blind rounds of a run; a round's result stays hidden from a judge who is in the middle of it."""
+    if run is None:
+        return ""
+    rows = []
+    for chosen in blind.rounds(store, run.run_id):
+        done, left = blind.left_to_judge(store, chosen.round_id, who.account_id)
+        found = blind.result(store, chosen)
+        rows.append(
+            {
+                "pairs": len(chosen.pairs),
+                "opened_by": chosen.opened_by,
+                "ago": ago(chosen.created),
+                "left": left if done else 0,
+                "finding": found.finding if found else "",
+            }
+        )
+    return fragment("blind_rounds.html", rows=rows)
 
 
 def _choice(run: Run, store: Store) -> str:

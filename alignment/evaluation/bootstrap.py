@@ -1,4 +1,4 @@
-"""Cluster bootstrap: intervals of figures whose observations come in groups (the completions of one prompt).
+"""Cluster bootstrap and permutation test for figures whose observations come in groups (the completions of one prompt).
 
 Groups are drawn with replacement, whole. The interval is the expanded percentile interval (Hesterberg 2015,
 doi:10.1080/00031305.2015.1089789, section 5.2), which widens the plain one as Student's t does the normal: with few
@@ -18,6 +18,7 @@ from alignment.errors import InputError
 
 CONFIDENCE = 0.95
 _CHUNK = 4_000_000  # resampled groups held in memory at once
+_EVEN = 1e-12  # statistics closer than this are equal but for rounding
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,3 +78,38 @@ def interval(mean: float | np.ndarray, drawn: np.ndarray, groups: int) -> Interv
     spread = np.sqrt(groups / (groups - 1)) * student_t.isf(tail, groups - 1)
     low, high = np.quantile(drawn, norm.cdf([-spread, spread]))
     return Interval(float(mean), float(low), float(high))
+
+
+def permutation_test(
+    before: np.ndarray, after: np.ndarray, permutations: int = 10_000, seed: int = 0
+) -> float:
+    """Two-sided p-value of the difference of two means, swapping the two sides within groups (prompts).
+
+    `before`, `after`: sum and count per group, shape [groups, 2]. Under the null hypothesis the label of a side means
+    nothing within a group, so each group is swapped or left with even chances. All 2^groups swaps are taken where that
+    is no more than `permutations`; otherwise p = (1 + hits) / (1 + permutations), which is never 0 (Phipson and Smyth
+    2010, doi:10.2202/1544-6115.1585).
+    """
+    groups, total = len(before), np.stack([before.sum(0), after.sum(0)])
+    moved = before - after
+    exact = groups < 40 and 2**groups <= permutations
+    count = 2**groups if exact else permutations
+    rng = np.random.default_rng(seed)
+    size = max(1, _CHUNK // groups)
+    observed = abs(_difference(total[0], total[1])) - _EVEN
+    hits = 0
+    for start in range(0, count, size):
+        length = min(size, count - start)
+        if exact:
+            numbers = np.arange(start, start + length)[:, None]
+            swaps = ((numbers >> np.arange(groups)) & 1).astype(float)
+        else:
+            swaps = rng.integers(0, 2, (length, groups), dtype=np.int8).astype(float)
+        carried = swaps @ moved
+        hits += int((abs(_difference(total[0] - carried, total[1] + carried)) >= observed).sum())
+    return hits / count if exact else (1 + hits) / (1 + count)
+
+
+def _difference(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Mean after minus mean before, from sums and counts [..., 2]."""
+    return after[..., 0] / after[..., 1] - before[..., 0] / before[..., 1]

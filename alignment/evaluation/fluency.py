@@ -70,22 +70,20 @@ def distinct_n(texts: Iterable[str], n: int) -> float:
     return len(counts) / counts.total() if counts else 0.0
 
 
-def matched_distinct_n(
-    before: Iterable[str], after: Iterable[str], n: int
-) -> tuple[float, float, int]:
-    """distinct-n of two sets of texts at an equal number m of n-grams, and m, that of the smaller set.
+def matched_distinct_n(sets: Sequence[Iterable[str]], n: int) -> tuple[list[float], int]:
+    """distinct-n of several sets of texts at an equal number m of n-grams, and m, that of the smallest set.
 
-    The larger set is rarefied (Hurlbert 1971, doi:10.2307/1934145): of its N n-grams, of which N_g are g, a random
+    Larger sets are rarefied (Hurlbert 1971, doi:10.2307/1934145): of their N n-grams, of which N_g are g, a random
     draw of m without replacement holds
 
         E = sum_g 1 - C(N - N_g, m) / C(N, m)
 
-    distinct ones, in expectation. That is exact, so no seed and no noise come in, and the smaller set keeps its plain
-    distinct-n. Where one set has no n-grams at all, the other is measured whole and the empty one is 0.
+    distinct ones, in expectation. That is exact, so no seed and no noise come in, and the smallest set keeps its plain
+    distinct-n. Sets without any n-gram are 0 and do not count for m.
     """
-    first, second = _counts(before, n), _counts(after, n)
-    size = min(first.total(), second.total()) or max(first.total(), second.total())
-    return _rarefied(first, size), _rarefied(second, size), size
+    counts = [_counts(texts, n) for texts in sets]
+    size = min((c.total() for c in counts if c), default=0)
+    return [_rarefied(c, size) for c in counts], size
 
 
 def repetition(texts: Iterable[str], n: int = 4) -> float:

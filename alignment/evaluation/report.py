@@ -1,4 +1,4 @@
-"""The comparison as one HTML file: no script, no network, every text escaped, every figure that of the JSON.
+"""The evaluation as one HTML file: no script, no network, every text escaped, every figure that of the JSON.
 
 The page carries a content security policy that forbids scripts and all loading, so that a completion cannot do harm
 even if escaping failed. What can be folded, filtered or revealed works by CSS alone.
@@ -7,8 +7,8 @@ even if escaping failed. What can be folded, filtered or revealed works by CSS a
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -16,28 +16,44 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from alignment import __version__
 from alignment.errors import InputError
-from alignment.evaluation import plots
+from alignment.evaluation import plots, report_table, tables
 from alignment.evaluation.compare import (
     BETTER,
-    DIVERSITY_KEPT,
-    PERPLEXITY_RISE,
+    DISAGREE,
+    NOT_INDEPENDENT,
     SAME_TOXICITY,
-    SHARE_RISE,
     TOO_FEW,
     UNCLEAR,
     WORSE,
     Comparison,
-    Interval,
+    ModelSummary,
+    PromptRow,
+    ScoredCompletion,
 )
+from alignment.evaluation.evaluation import Evaluation
+from alignment.evaluation.material import Material
 from alignment.evaluation.plots import visible
 from alignment.files import write_text
 
-SHOWN_PROMPTS = 200  # a page with more is slow to open; all of them are in the JSON
+HTML_FILE, MARKDOWN_FILE, CSV_FILE = "report.html", "report.md", "completions.csv"
+SHOWN_WORST, SHOWN_BEST = 140, 60  # a page with more is slow to open; all of them are in the CSV
+SHOWN_PROMPTS = SHOWN_WORST + SHOWN_BEST
 OPEN_PROMPTS = 3
+CARDS = (
+    "toxicity",
+    "over_threshold",
+    "toxicity_probability",
+    "kl",
+    "perplexity",
+    "distinct_2",
+    "self_bleu",
+    "unfinished",
+    "refusals",
+)
 _LIBRARIES = (
     "torch",
     "transformers",
@@ -46,93 +62,120 @@ _LIBRARIES = (
     "numpy",
     "scikit-learn",
     "alt-profanity-check",
+    "rouge-score",
 )
-_VERDICTS = {
+VERDICTS = {
     BETTER: "Better",
     WORSE: "Worse",
     UNCLEAR: "No clear difference",
     TOO_FEW: "Too few prompts",
+    DISAGREE: "The scorers disagree",
+    NOT_INDEPENDENT: "Not shown: no independent scorer",
 }
-_TOXICITY = ("toxicity", "over_threshold", "expected_max_toxicity", "toxicity_probability")
 _SCALES = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One line of the table: a figure of both models. `field`: its name in `ModelSummary` and in the JSON.
-
-    `wanted`: -1 where lower is better, 1 where higher is, 0 where neither. `tolerated`: a change up to this is
-    marked neither good nor bad; in points for a share, in percent for other figures.
-    """
-
-    field: str
-    label: str
-    meaning: str
-    style: str
-    wanted: int
-    tolerated: float = 0.0
-
-
-def write_report(
-    path: Path,
-    comparison: Comparison,
-    *,
-    title: str = "Before and after alignment",
-    training: list[dict[str, Any]] | None = None,
-    consensus: dict[str, Any] | None = None,
-    reward: dict[str, Any] | None = None,
-    runs: list[dict[str, Any]] | None = None,
-) -> Path:
-    """Write the comparison as one self-contained HTML file and return its path.
+class Background:
+    """What is known about how the policy came to be, and what people said of the evaluation.
 
     `training`: rows that PPO logged (`plots.TRAINING_PANELS` names the keys). `consensus`: `labelers` as for
     `plots.labeler_reliability`, and any single figures. `reward`: as for `plots.reward_accuracy`, and any single
-    figures. `runs`: the runs behind the comparison, as their `to_json` gives them.
-    Raises `InputError` where the path cannot be written.
+    figures. `runs`: the runs behind the evaluation, as their `to_json` gives them. `reviews`: `verdict`, `reviewer`,
+    `created` and `comment` of each. `people`: the blind rounds, each with a `finding` in words.
     """
-    path = Path(path)
-    if path.is_dir():
+
+    training: list[dict[str, Any]] | None = None
+    consensus: dict[str, Any] | None = None
+    reward: dict[str, Any] | None = None
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    reviews: list[dict[str, Any]] = field(default_factory=list)
+    people: list[dict[str, Any]] = field(default_factory=list)
+
+
+def write_reports(
+    folder: Path,
+    found: Evaluation,
+    material: Material,
+    background: Background | None = None,
+    *,
+    html_name: str = HTML_FILE,
+) -> list[Path]:
+    """Write the evaluation as one self-contained HTML file, as Markdown and as CSV beside it; returns their paths.
+
+    Markdown and CSV take the name of the HTML file where it is another one than usual. Raises `InputError` where the
+    path cannot be written.
+    """
+    page = Path(folder) / html_name
+    if page.is_dir():
         raise InputError(
-            f"{path} is a folder. Give the name of a file, such as {path / 'report.html'}."
+            f"{page} is a folder. Give the name of a file, such as {page / HTML_FILE}."
         )
-    page = render_report(
-        comparison, title=title, training=training, consensus=consensus, reward=reward, runs=runs
-    )
-    write_text(path, page)
-    return path
+    background = background or Background()
+    usual = html_name == HTML_FILE
+    texts = {
+        page: render_report(found, material, background),
+        page.with_name(MARKDOWN_FILE) if usual else page.with_suffix(".md"): tables.markdown(
+            found, background.reviews, background.people
+        ),
+        page.with_name(CSV_FILE) if usual else page.with_suffix(".csv"): tables.csv_table(
+            found, material
+        ),
+    }
+    for path, text in texts.items():
+        write_text(path, text)
+    return list(texts)
 
 
 def render_report(
-    comparison: Comparison,
+    found: Evaluation,
+    material: Material,
+    background: Background | None = None,
     *,
     title: str = "Before and after alignment",
-    training: list[dict[str, Any]] | None = None,
-    consensus: dict[str, Any] | None = None,
-    reward: dict[str, Any] | None = None,
-    runs: list[dict[str, Any]] | None = None,
 ) -> str:
-    """The text of the page that `write_report` writes."""
-    rows = comparison.worst_first()
+    """The text of the HTML page."""
+    background = background or Background()
+    comparison = found.comparison(material)
+    rows, left_out = shown_rows(comparison.worst_first())
+    categories = list(dict.fromkeys(row.category or "other" for row in rows))
     return (
         _environment()
         .get_template("report.html.j2")
         .render(
             title=title,
+            found=found,
             comparison=comparison,
-            verdict=_VERDICTS[comparison.verdict],
+            scorer=comparison.scorer,
+            summaries=[ModelSummary.of(model, comparison.scorer) for model in found.models],
+            verdict=VERDICTS[comparison.verdict],
             tone=comparison.verdict.replace(" ", "-"),
             scale=_scale(comparison),
-            figures=list(_figures(comparison)),
-            drawings=list(_drawings(comparison, training, consensus, reward, runs)),
-            rows=rows[:SHOWN_PROMPTS],
-            left_out=len(rows) - SHOWN_PROMPTS,
+            figures=report_table.figures_of(found),
+            cards=CARDS,
+            drawings=list(_drawings(found, comparison, background)),
+            rows=rows,
+            left_out=left_out,
+            categories=categories if len(categories) > 1 else [],
             open_prompts=OPEN_PROMPTS,
-            facts={"Consensus": _scalars(consensus), "Reward model": _scalars(reward)},
-            runs=runs or [],
+            facts={
+                "Consensus": _scalars(background.consensus),
+                "Reward model": _scalars(background.reward),
+            },
+            runs=background.runs,
+            reviews=background.reviews,
+            people=background.people,
             versions=_versions(),
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
     )
+
+
+def shown_rows(rows: Sequence[PromptRow]) -> tuple[list[PromptRow], int]:
+    """Of rows with the worst first: all, or the worst and the best of many; and how many are left out."""
+    if len(rows) <= SHOWN_PROMPTS:
+        return list(rows), 0
+    return [*rows[:SHOWN_WORST], *rows[-SHOWN_BEST:]], len(rows) - SHOWN_PROMPTS
 
 
 @cache
@@ -145,77 +188,33 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(shown=_shown, figure=_figure, flat=_flat)
-    environment.globals.update(change=_change)
+    environment.filters.update(
+        shown=report_table.shown, figure=report_table.figure_tag, flat=_flat, marked=marked
+    )
+    environment.filters["place"] = place
+    environment.globals.update(change=report_table.change_of, path=report_table.json_path)
     return environment
 
 
-def _figures(comparison: Comparison) -> Iterator[Figure]:
-    """What the table lists, with the settings of this comparison in the explanations."""
-    k, threshold = comparison.completions_per_prompt, comparison.threshold
-    yield Figure("toxicity", "Mean toxicity", "mean score of all completions", "score", -1)
-    yield Figure(
-        "over_threshold",
-        "Toxic completions",
-        f"share that scores {threshold:g} or more",
-        "share",
-        -1,
-    )
-    yield Figure(
-        "expected_max_toxicity",
-        "Expected maximum toxicity",
-        f"highest score among {k} completions of a prompt, on average",
-        "score",
-        -1,
-    )
-    yield Figure(
-        "toxicity_probability",
-        "Toxicity probability",
-        f"chance that at least one of {k} completions of a prompt is toxic",
-        "share",
-        -1,
-    )
-    if comparison.before.perplexity is not None or comparison.after.perplexity is not None:
-        yield Figure(
-            "perplexity",
-            "Perplexity",
-            "of the completions, under the base model",
-            "number",
-            -1,
-            100 * PERPLEXITY_RISE,
-        )
-    for field, label, what, size in (
-        ("distinct_1", "Distinct words", "distinct-1", comparison.distinct_sizes[0]),
-        ("distinct_2", "Distinct word pairs", "distinct-2", comparison.distinct_sizes[1]),
-    ):
-        yield Figure(
-            field,
-            label,
-            f"{what}, both at {size:,} n-grams",
-            "score",
-            1,
-            100 * (1 - DIVERSITY_KEPT),
-        )
-    yield Figure(
-        "repetition",
-        "Repetition",
-        "share of 4-grams that a completion has said before",
-        "share",
-        -1,
-    )
-    yield Figure("mean_length", "Length", f"{comparison.length_unit} per completion", "number", 0)
-    yield Figure(
-        "unfinished", "Unfinished", "cut off at the length limit", "share", -1, 100 * SHARE_RISE
-    )
-    yield Figure("empty", "Empty", "completions that say nothing", "share", -1, 100 * SHARE_RISE)
+def place(source: str) -> str:
+    """A hub id as it is, of a path the last part: a report that is passed on names no folder of its maker's."""
+    path = Path(source)
+    return source if len(path.parts) <= 2 and not path.is_absolute() else path.name
+
+
+def marked(completion: ScoredCompletion) -> Markup:
+    """The completion's text, escaped, with its toxic words in `<mark>`."""
+    pieces, at = [], 0
+    for start, end in completion.spans:
+        pieces.append(escape(visible(completion.text[at:start])))
+        pieces.append(Markup("<mark>{}</mark>").format(visible(completion.text[start:end])))
+        at = end
+    pieces.append(escape(visible(completion.text[at:])))
+    return Markup("").join(pieces)
 
 
 def _drawings(
-    comparison: Comparison,
-    training: list[dict[str, Any]] | None,
-    consensus: dict[str, Any] | None,
-    reward: dict[str, Any] | None,
-    runs: list[dict[str, Any]] | None,
+    found: Evaluation, comparison: Comparison, background: Background
 ) -> Iterator[tuple[str, str, Markup]]:
     """Heading, explanation and SVG of each plot that there is something to draw for."""
     names = comparison.before.name, comparison.after.name
@@ -238,25 +237,25 @@ def _drawings(
             )
         ),
     )
-    if points := _trade_off(runs or []):
+    if len(points := trade_off(found)) > 1:
         yield (
             "What it cost in KL",
-            "Toxicity against the distance from the reference model. Lower left is better.",
+            f"Toxicity against the distance from {found.reference}, for each model. Lower left is better.",
             Markup(plots.toxicity_versus_kl(points)),
         )
-    if svg := plots.training_curves(training or []):
+    if svg := plots.training_curves(background.training or []):
         yield (
             "Training",
             "What PPO logged. A reward that rises while KL runs away is over-optimisation.",
             Markup(svg),
         )
-    if svg := plots.labeler_reliability((consensus or {}).get("labelers") or []):
+    if svg := plots.labeler_reliability((background.consensus or {}).get("labelers") or []):
         yield (
             "Labelers",
             "How well each labeler's rankings follow the common order, with 95% intervals.",
             Markup(svg),
         )
-    if svg := plots.reward_accuracy(reward or {}):
+    if svg := plots.reward_accuracy(background.reward or {}):
         yield (
             "Reward model",
             "How often it orders held-out pairs as the consensus does, and how often the labelers do.",
@@ -264,18 +263,16 @@ def _drawings(
         )
 
 
-def _trade_off(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Points for the trade-off plot: the runs whose metrics hold both `kl` and `toxicity`."""
+def trade_off(found: Evaluation) -> list[dict[str, Any]]:
+    """Points for the trade-off plot: the models whose KL is known, with toxicity by the main scorer."""
+    scorer = found.card().name
     points = []
-    for run in runs:
-        metrics = run.get("metrics") or {}
-        toxicity = metrics.get("toxicity")
-        if toxicity is None or metrics.get("kl") is None:
+    for model in found.models:
+        if model.kl is None:
             continue
-        figures = toxicity if isinstance(toxicity, dict) else {"mean": toxicity}
-        ends = {key: figures.get(key) for key in ("low", "high")}
-        point = {"name": str(run.get("run_id", "")), "toxicity": figures.get("mean")}
-        points.append(point | ends | {"kl": metrics["kl"]})
+        mean = model.toxicity[scorer].mean
+        ends = {"toxicity": mean.mean, "low": mean.low, "high": mean.high}
+        points.append({"name": model.name, "kl": model.kl.mean, **ends})
     return points
 
 
@@ -283,55 +280,6 @@ def _scale(comparison: Comparison) -> float:
     """The right end of the bars in the heading: the least round number that holds both intervals."""
     most = max(comparison.before.toxicity.high, comparison.after.toxicity.high)
     return next(scale for scale in _SCALES if most <= scale or scale == 1.0)
-
-
-def _shown(value: float | None, style: str) -> str:
-    """A figure as people read it: `score` .xxx, `share` and `change` in percent, `number` to two digits or so."""
-    if value is None:
-        return "–"
-    if style == "share":
-        text = f"{value:.1%}"
-    elif style == "change":
-        text = f"{value:+.0%}"
-    elif style == "signed":
-        text = f"{value:+.3f}"
-    else:
-        text = f"{value:.3f}" if style == "score" else f"{value:,.2f}"
-    return text.replace("-", "−")
-
-
-def _figure(value: Interval | float | None, style: str, name: str) -> Markup:
-    """A figure as `<data>`: rounded for the reader, in full and by its name in the JSON for a program."""
-    number = value.mean if isinstance(value, Interval) else value
-    if number is None:
-        return Markup("–")
-    return Markup('<data value="{}" data-figure="{}">{}</data>').format(
-        repr(float(number)), name, _shown(number, style)
-    )
-
-
-def _change(comparison: Comparison, figure: Figure) -> tuple[str, str]:
-    """How a figure moved, in words, and whether that is `good`, `bad` or `even`.
-
-    Toxicity counts as good or bad only where the verdict says that there is a difference.
-    """
-    before, after = (
-        value.mean if isinstance(value, Interval) else value
-        for value in (getattr(side, figure.field) for side in (comparison.before, comparison.after))
-    )
-    if before is None or after is None:
-        return "", "even"
-    relative = figure.style != "share" and before > 0
-    moved = 100 * (after / before - 1 if relative else after - before)
-    text = f"{moved:+.0f}%" if relative else f"{moved:+.1f} points"
-    if abs(moved) < (0.5 if relative else 0.05):
-        return "unchanged", "even"
-    unsure = figure.field in _TOXICITY and comparison.verdict not in (BETTER, WORSE)
-    gain = figure.wanted * moved
-    tone = "good" if gain > 0 else "bad"
-    if unsure or abs(gain) <= figure.tolerated:
-        tone = "even"
-    return text.replace("-", "−"), tone
 
 
 def _scalars(facts: dict[str, Any] | None) -> dict[str, str]:

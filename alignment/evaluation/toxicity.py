@@ -7,7 +7,8 @@ score shows them too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +16,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from alignment.errors import ModelError, nearest
+from alignment.evaluation import linear_scorer
+from alignment.progress import Progress, silent
 
 OFFLINE_SCORER = "profanity-check"
+# Two-label classifiers that say it in other words; with more labels, or none of these, the user is asked.
+_TOXIC_LABELS = ("toxic", "hate", "hateful", "offensive", "toxicity", "abusive", "harmful")
 BATCH_SIZE = 64
 _NO_LIMIT = 1_000_000  # tokenizers without a length limit report 1e30
 
@@ -39,15 +44,89 @@ class Scorer(Protocol):
         ...
 
 
-def load_scorer(name: str, toxic_label: str = "toxic") -> Scorer:
-    """`profanity-check`, or the text-classification model of that hub id or folder.
+def load_scorer(name: str, toxic_label: str = "toxic", progress: Progress = silent) -> Scorer:
+    """The scorer of that name, one of:
 
-    `toxic_label`: the label of the classifier whose probability is the toxicity; upper and lower case are one.
-    Raises `ModelError` where the model cannot be loaded, has no trained classification head, or lacks the label.
+    - `profanity-check`, which works offline;
+    - the folder of a linear scorer that `concord evaluate train-scorer` made;
+    - a text-classification model, by hub id or folder; `NAME#LABEL` says which label means toxic, otherwise
+      `toxic_label` does (upper and lower case are one);
+    - `module:function`, a Python callable from texts to scores in [0, 1].
+
+    Raises `ModelError` where it cannot be loaded, has no trained classification head, or lacks the label.
     """
     if name == OFFLINE_SCORER:
         return ProfanityScorer()
-    return _load_classifier(name, toxic_label)
+    if _CALLABLE.fullmatch(name) and not Path(name).exists():
+        return _load_callable(name)
+    folder, _, label = name.partition("#")
+    if linear_scorer.is_linear_scorer(Path(folder)):
+        return linear_scorer.load(Path(folder))
+    return _load_classifier(folder, label or toxic_label, bool(label), progress)
+
+
+def score_all(scorer: Scorer, sides: Sequence[Sequence[str]]) -> list[np.ndarray]:
+    """Scores of each side's texts. Equal texts are scored once, so that equal models compare as exactly equal.
+
+    Empty texts say nothing and score 0 by every scorer. Raises `ModelError` where the scorer returns no probabilities.
+    """
+    distinct = list(dict.fromkeys(t for texts in sides for t in texts if t.strip()))
+    scores = np.asarray(scorer(distinct) if distinct else [], dtype=float)
+    if scores.shape != (len(distinct),) or not ((scores >= 0) & (scores <= 1)).all():
+        raise ModelError(
+            f"The scorer {scorer.name} must return one probability between 0 and 1 per text; for {len(distinct)} texts "
+            f"it returned an array of shape {scores.shape} with other values. Choose another scorer."
+        )
+    of = dict(zip(distinct, scores.tolist(), strict=True))
+    return [np.array([of.get(text, 0.0) for text in texts], dtype=float) for texts in sides]
+
+
+_CALLABLE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class CallableScorer:
+    """A Python function from a list of texts to their scores; its attribute `blind_spots` is quoted."""
+
+    name: str
+    function: Callable[[list[str]], Any] = field(repr=False)
+
+    @property
+    def blind_spots(self) -> str:
+        """What the function says of itself, or that it says nothing."""
+        said = getattr(self.function, "blind_spots", None)
+        return (
+            str(said) if said else "Its author states no blind spots; do not take it to have none."
+        )
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Scores in [0, 1], shape [n]."""
+        try:
+            return np.asarray(self.function(list(texts)), dtype=float)
+        except (TypeError, ValueError) as error:
+            raise ModelError(
+                f"The scorer {self.name} must take a list of texts and return one number per text: {error}"
+            ) from error
+
+
+def _load_callable(name: str) -> CallableScorer:
+    import importlib
+    import sys
+
+    module, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    if here not in sys.path:  # as `python -m` would find it
+        sys.path.insert(0, here)
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(
+            f"The scorer {name!r} cannot be imported: {error}. `module:function` names a function in a module that "
+            "Python finds from this folder or among the installed packages."
+        ) from error
+    if not callable(found):
+        raise ModelError(f"The scorer {name!r} is not a function. It must take a list of texts.")
+    return CallableScorer(name, found)
 
 
 @dataclass(frozen=True)
@@ -77,6 +156,7 @@ class ClassifierScorer:
     model: Any = field(repr=False)
     tokenizer: Any = field(repr=False)
     max_length: int = 512
+    progress: Progress = field(default=silent, repr=False)
 
     @property
     def blind_spots(self) -> str:
@@ -100,6 +180,7 @@ class ClassifierScorer:
         for start in range(0, len(order), size):
             batch = order[start : start + size]
             scores[batch] = self._probabilities([encoded[i] for i in batch])
+            self.progress(f"scoring by {self.name}", start + len(batch), len(order))
         return scores
 
     def _probabilities(self, ids: list[list[int]]) -> np.ndarray:
@@ -127,7 +208,9 @@ def _label_probability(logits: Any, label: int, exclusive: bool) -> Any:
     return logits.softmax(-1)[:, label] if exclusive else logits[:, label].sigmoid()
 
 
-def _load_classifier(name: str, toxic_label: str) -> ClassifierScorer:
+def _load_classifier(
+    name: str, toxic_label: str, asked: bool, progress: Progress
+) -> ClassifierScorer:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -149,12 +232,12 @@ def _load_classifier(name: str, toxic_label: str) -> ClassifierScorer:
             f"{name} predicts a number without bounds (regression), not the probability of a label. Name a "
             f"text-classification model, or use the scorer {OFFLINE_SCORER}."
         )
-    label, label_name = _find_label(name, model.config.id2label, toxic_label)
+    label, label_name = _find_label(name, model.config.id2label, toxic_label, asked)
     if tokenizer.pad_token_id is not None and model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return ClassifierScorer(
-        name, label, label_name, model, tokenizer, _longest(tokenizer, model.config)
+        name, label, label_name, model, tokenizer, _longest(tokenizer, model.config), progress
     )
 
 
@@ -186,16 +269,24 @@ def _cannot_load(name: str, error: Exception) -> str:
     )
 
 
-def _find_label(name: str, labels: dict[int, str], wanted: str) -> tuple[int, str]:
-    """Index and spelling of the label `wanted`; `ModelError` listing the labels where there is none."""
-    for index, label in labels.items():
-        if label.casefold() == wanted.casefold():
-            return int(index), label
+def _find_label(
+    name: str, labels: dict[int, str], wanted: str, asked: bool = False
+) -> tuple[int, str]:
+    """Index and spelling of the label `wanted`; `ModelError` listing the labels where there is none.
+
+    Among two labels, unless one was `asked` for by name, a usual word for toxic will do: `hate` against `nothate`.
+    """
+    folded = {label.casefold(): (int(index), label) for index, label in labels.items()}
+    if wanted.casefold() in folded:
+        return folded[wanted.casefold()]
+    usual = [label for label in _TOXIC_LABELS if label in folded]
+    if len(labels) == 2 and len(usual) == 1 and not asked:
+        return folded[usual[0]]
     listed = ", ".join(repr(label) for label in labels.values())
     hint = nearest(wanted, list(labels.values()))
     raise ModelError(
-        f"The classifier {name} has no label {wanted!r}{hint}; its labels are {listed}. Say which of them means toxic, "
-        "with --set evaluate.toxic_label=LABEL."
+        f"The classifier {name} has no label {wanted!r}{hint}; its labels are {listed}. Say which of them means toxic: "
+        f"--scorer '{name}#LABEL', or --set evaluate.toxic_label=LABEL."
     )
 
 

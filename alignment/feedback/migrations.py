@@ -7,7 +7,7 @@ from collections.abc import Callable
 from sqlite_utils import Database
 
 from alignment.errors import StoreError
-from alignment.feedback import labelling_schema
+from alignment.feedback import evaluation_schema, labelling_schema
 
 
 def _m001_first(db: Database) -> None:
@@ -220,6 +220,8 @@ MIGRATIONS: list[Callable[[Database], None]] = [
     labelling_schema.labelling,
     labelling_schema.accounts,
     labelling_schema.counted_rankings,
+    evaluation_schema.comparisons,
+    evaluation_schema.prompt_categories,
 ]
 
 

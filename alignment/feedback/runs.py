@@ -79,13 +79,20 @@ def _run(row: dict[str, Any]) -> Run:
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """A reviewer's verdict on an evaluation run."""
+    """A reviewer's verdict on an evaluation run.
+
+    `figures`: SHA-256 of the `comparison.json` that the reviewer had before them, so that the verdict stays tied to it.
+    """
 
     run_id: str
     reviewer: str
     verdict: str
     comment: str
     created: str = field(default_factory=now)
+    figures: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def add_review(store: Store, review: Review) -> None:
@@ -103,5 +110,6 @@ def reviews(store: Store, run_id: str) -> list[Review]:
     """The reviews of a run, oldest first."""
     rows = store.rows("SELECT * FROM reviews WHERE run_id = ? ORDER BY review_id", [run_id])
     return [
-        Review(r["run_id"], r["reviewer"], r["verdict"], r["comment"], r["created"]) for r in rows
+        Review(r["run_id"], r["reviewer"], r["verdict"], r["comment"], r["created"], r["figures"])
+        for r in rows
     ]

@@ -157,6 +157,7 @@ class Store:
                     )
                 if not known:
                     row = {"prompt_id": prompt.prompt_id, "prompt": text, "split": prompt.split}
+                    row |= {"category": prompt.category, "reference": _references(prompt)}
                     db.table("prompts").insert({**row, "created": now()})
                     added += 1
         return added
@@ -167,7 +168,7 @@ class Store:
         rows = self.rows(
             f"SELECT * FROM prompts {where} ORDER BY rowid", [] if split == "all" else [split]
         )
-        return [Prompt(r["prompt_id"], json.loads(r["prompt"]), r["split"]) for r in rows]
+        return [_prompt(row) for row in rows]
 
     def add_tasks(
         self, completions: Sequence[Completion], overlap: int, *, run_id: str | None = None
@@ -216,7 +217,7 @@ class Store:
         rows = self.rows("SELECT * FROM prompts WHERE prompt_id = ?", [prompt_id])
         if not rows:
             raise StoreError(f"There is no prompt {prompt_id!r}.")
-        return Prompt(rows[0]["prompt_id"], json.loads(rows[0]["prompt"]), rows[0]["split"])
+        return _prompt(rows[0])
 
     def completions(self, completion_ids: Iterable[str] | None = None) -> dict[str, Completion]:
         """Completions by id: those named, or all."""
@@ -346,6 +347,17 @@ def _ranking(row: dict[str, Any]) -> Ranking:
         bool(row["simulated"]),
         bool(row["none_acceptable"]),
     )
+
+
+def _prompt(row: dict[str, Any]) -> Prompt:
+    references = tuple(json.loads(row["reference"])) if row["reference"] else ()
+    return Prompt(
+        row["prompt_id"], json.loads(row["prompt"]), row["split"], row["category"], references
+    )
+
+
+def _references(prompt: Prompt) -> str | None:
+    return json.dumps(prompt.references, ensure_ascii=False) if prompt.references else None
 
 
 def task_of(row: dict[str, Any]) -> Task:

@@ -1,0 +1,109 @@
+"""What reviewers add to an evaluation: blind rounds, and verdicts that become part of the run."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from alignment.errors import InputError
+from alignment.evaluation.evaluation import COMPARISON_FILE, read_evaluation
+from alignment.evaluation.report import write_reports
+from alignment.feedback import blind, runs
+from alignment.feedback.blind import Pair, Round
+from alignment.feedback.runs import Review
+from alignment.feedback.store import Store
+from alignment.files import write_json
+from alignment.records import text_of
+
+REVIEWS_FILE, PEOPLE_FILE = "reviews.json", "people.json"
+ROUND_PAIRS = 40
+
+
+def add_review(store: Store, folder: Path, review: Review) -> Review:
+    """Store a verdict tied to the figures in `folder`, and write it into the run: `reviews.json` and the reports.
+
+    Raises `InputError` on an unknown verdict or where the folder holds no evaluation; `StoreError` on an unknown run.
+    """
+    comparison = folder / COMPARISON_FILE
+    if not comparison.is_file():
+        raise InputError(f"{review.run_id} has no {COMPARISON_FILE} in its folder to judge.")
+    signed = replace(review, figures=hashlib.sha256(comparison.read_bytes()).hexdigest())
+    runs.add_review(store, signed)
+    refresh(store, folder, review.run_id)
+    return signed
+
+
+def open_round(
+    store: Store, folder: Path, run_id: str, opened_by: str, count: int = ROUND_PAIRS, seed: int = 0
+) -> Round:
+    """Open a blind round over at most `count` prompts of an evaluation, drawn at random, one pair of texts each.
+
+    Prompts to which both models say the same are left out. Raises `InputError` where nothing is left.
+    """
+    found, material = read_evaluation(folder)
+    sides: list[dict[str, list[str]]] = []
+    for name in (found.reference, found.candidate):
+        model = next(model for model in material.models if model.name == name)
+        side: dict[str, list[str]] = {}
+        for completion in model.completions:
+            side.setdefault(completion.prompt_id, []).append(completion.text)
+        sides.append(side)
+    drawn = random.Random(f"{run_id}/{seed}")
+    pairs = []
+    for prompt in material.prompts:
+        before, after = (side[prompt.prompt_id] for side in sides)
+        at = drawn.randrange(min(len(before), len(after)))
+        if before[at].strip() != after[at].strip():
+            text = text_of(prompt.prompt)
+            pairs.append(Pair(prompt.prompt_id, text, before[at], after[at]))
+    drawn.shuffle(pairs)
+    return blind.open_round(
+        store, run_id, found.reference, found.candidate, pairs[:count], opened_by
+    )
+
+
+def people(store: Store, run_id: str) -> list[dict[str, Any]]:
+    """The results of a run's blind rounds, newest first, each with its finding in words."""
+    rows = []
+    for chosen in blind.rounds(store, run_id):
+        result = blind.result(store, chosen)
+        if result is not None:
+            rows.append(
+                {
+                    "round_id": chosen.round_id,
+                    "opened_by": chosen.opened_by,
+                    "created": chosen.created,
+                    "pairs": result.pairs,
+                    "judged": result.judged,
+                    "judges": len(result.judges),
+                    "answers": result.answers,
+                    **{
+                        key: {"count": s.count, "share": s.share, "low": s.low, "high": s.high}
+                        for key, s in (
+                            ("wins", result.wins),
+                            ("ties", result.ties),
+                            ("losses", result.losses),
+                        )
+                    },
+                    "p_value": result.p_value,
+                    "alpha": result.alpha,
+                    "finding": result.finding,
+                }
+            )
+    return rows
+
+
+def refresh(store: Store, folder: Path, run_id: str) -> None:
+    """Write what people said into the run's folder and into its reports. The figures stay as they are."""
+    from alignment.evaluation_stage import background_of
+
+    write_json(folder / REVIEWS_FILE, [r.to_json() for r in runs.reviews(store, run_id)])
+    write_json(folder / PEOPLE_FILE, people(store, run_id))
+    try:
+        found, material = read_evaluation(folder)
+    except InputError:
+        return  # made by an earlier version: the verdict is kept, the report stays as it is
+    write_reports(folder, found, material, background_of(store, found.models[-1].source, run_id))
