@@ -3,99 +3,92 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from alignment.cli_shared import JsonOption, WorkspaceOption, job, rows, show
 from alignment.errors import InputError
 
-WorkspaceOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--workspace", "-w", help="The workspace; by default the current folder if it is one."
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
 ByOption = Annotated[
     str | None, typer.Option("--by", help="Who says so; by default the name of your login.")
+]
+GoldOption = Annotated[
+    Path | None, typer.Option("--gold", help="JSONL of known orders, which settle their prompts.")
 ]
 CommentOption = Annotated[str, typer.Option("--comment", help="Why, for the record.")]
 COLUMNS = ("order_id", "prompt_id", "source", "set_by", "ranks", "comment", "created")
 
 
-def known_order_commands(
-    app: typer.Typer, open_job: Callable, show: Callable, show_rows: Callable
+gold_app = typer.Typer(
+    help="Orders known to be true, which anchor the consensus.", no_args_is_help=True
+)
+
+
+@gold_app.command("import")
+def gold_import(
+    file: Annotated[
+        Path, typer.Argument(help='JSONL: {"prompt_id", "ranks": {completion_id: rank}}.')
+    ],
+    by: ByOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
-    """Add the commands to `app`; the callables are those with which all commands open a job and print."""
-    gold = typer.Typer(
-        help="Orders known to be true, which anchor the consensus.", no_args_is_help=True
-    )
-    app.add_typer(gold, name="gold")
+    """Add known orders to the workspace, all of the file or none."""
+    from alignment.feedback.known_orders import KnownOrder, set_known_orders
+    from alignment.files import read_jsonl
 
-    @gold.command("import")
-    def gold_import(
-        file: Annotated[
-            Path, typer.Argument(help='JSONL: {"prompt_id", "ranks": {completion_id: rank}}.')
-        ],
-        by: ByOption = None,
-        workspace: WorkspaceOption = None,
-        as_json: JsonOption = False,
-    ) -> None:
-        """Add known orders to the workspace, all of the file or none."""
-        from alignment.feedback.known_orders import KnownOrder, set_known_orders
-        from alignment.files import read_jsonl
+    who = by or getpass.getuser()
+    read = [replace(order, set_by=who) for order in read_jsonl(file, KnownOrder.from_json)]
+    with job(None, workspace, None, None) as opened:
+        stored = set_known_orders(opened._store("workspace"), read)
+    prompts = len({order.prompt_id for order in stored})
+    show({"known_orders": len(stored), "prompts": prompts}, as_json, "Gold imported")
 
-        who = by or getpass.getuser()
-        read = [replace(order, set_by=who) for order in read_jsonl(file, KnownOrder.from_json)]
-        with open_job(None, workspace, None, None) as job:
-            stored = set_known_orders(job._store("workspace"), read)
-        prompts = len({order.prompt_id for order in stored})
-        show({"known_orders": len(stored), "prompts": prompts}, as_json, "Gold imported")
 
-    @gold.command("list")
-    def gold_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
-        """The known orders that stand: gold and adjudications."""
-        from alignment.feedback.known_orders import known_orders
+@gold_app.command("list")
+def gold_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """The known orders that stand: gold and adjudications."""
+    from alignment.feedback.known_orders import known_orders
 
-        with open_job(None, workspace, None, None) as job:
-            rows = [order.to_json() for order in known_orders(job._store("workspace"))]
-        show_rows(rows, COLUMNS, as_json, "known_orders")
+    with job(None, workspace, None, None) as opened:
+        found = [order.to_json() for order in known_orders(opened._store("workspace"))]
+    rows(found, COLUMNS, as_json, "known_orders")
 
-    @app.command()
-    def adjudicate(
-        prompt_id: Annotated[str, typer.Argument(help="The disputed prompt.")],
-        ranks: Annotated[
-            list[str] | None,
-            typer.Option("--rank", help="COMPLETION_ID=RANK, 1 is best. Once for each completion."),
-        ] = None,
-        withdraw: Annotated[
-            bool, typer.Option("--withdraw", help="Take the adjudications of the prompt back.")
-        ] = False,
-        by: ByOption = None,
-        comment: CommentOption = "",
-        workspace: WorkspaceOption = None,
-        as_json: JsonOption = False,
-    ) -> None:
-        """Settle a disputed prompt by an expert's ranking, or take that back."""
-        from alignment.feedback import known_orders as known
 
-        if withdraw == bool(ranks):
-            raise InputError(
-                "Give the ranks, --rank COMPLETION_ID=RANK for each completion, or --withdraw."
-            )
-        who = by or getpass.getuser()
-        with open_job(None, workspace, None, None) as job:
-            store = job._store("workspace")
-            figures: dict[str, Any] = {"prompt_id": prompt_id}
-            if ranks:
-                order = known.KnownOrder(prompt_id, _ranks(ranks), "adjudication", who, comment)
-                figures["order_id"] = known.set_known_order(store, order).order_id
-            else:
-                figures["withdrawn"] = known.withdraw_adjudications(store, prompt_id, who, comment)
-        show(figures, as_json, "Adjudication withdrawn" if withdraw else "Prompt settled")
+def adjudicate(
+    prompt_id: Annotated[str, typer.Argument(help="The disputed prompt.")],
+    ranks: Annotated[
+        list[str] | None,
+        typer.Option("--rank", help="COMPLETION_ID=RANK, 1 is best. Once for each completion."),
+    ] = None,
+    withdraw: Annotated[
+        bool, typer.Option("--withdraw", help="Take the adjudications of the prompt back.")
+    ] = False,
+    by: ByOption = None,
+    comment: CommentOption = "",
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Settle a disputed prompt by an expert's ranking, or take that back."""
+    from alignment.feedback import known_orders as known
+
+    if withdraw == bool(ranks):
+        raise InputError(
+            "Give the ranks, --rank COMPLETION_ID=RANK for each completion, or --withdraw."
+        )
+    who = by or getpass.getuser()
+    with job(None, workspace, None, None) as opened:
+        store = opened._store("workspace")
+        figures: dict[str, Any] = {"prompt_id": prompt_id}
+        if ranks:
+            order = known.KnownOrder(prompt_id, _ranks(ranks), "adjudication", who, comment)
+            figures["order_id"] = known.set_known_order(store, order).order_id
+        else:
+            figures["withdrawn"] = known.withdraw_adjudications(store, prompt_id, who, comment)
+    show(figures, as_json, "Adjudication withdrawn" if withdraw else "Prompt settled")
 
 
 def _ranks(assignments: list[str]) -> dict[str, int]:

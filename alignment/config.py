@@ -77,6 +77,58 @@ class SimulateConfig(Section):
         return self
 
 
+class LabellingConfig(Section):
+    """How people rank: who gets which task, how labelers qualify, how they are checked. Read when the UI starts."""
+
+    overlap: int = Field(3, ge=1, le=100, description="labelers who rank each task")
+    strategy: Literal["fewest", "disputed", "uncertain"] = Field(
+        "fewest",
+        description="which task comes first: fewest rankings, most disputed in the latest consensus, or where the "
+        "latest reward model is least certain",
+    )
+    lease_minutes: float = Field(
+        30, gt=0, description="how long a task waits for a labeler who has gone; the draft is kept"
+    )
+    practice_tasks: int = Field(
+        3, ge=0, le=20, description="practice tasks before the first real one; 0 is no practice"
+    )
+    qualification_threshold: float = Field(
+        0.6, ge=0, le=1, description="share of the practice tasks that must be answered right"
+    )
+    practice_attempts: int = Field(
+        2, ge=1, description="rounds of practice before a labeler counts as not qualified"
+    )
+    gold_agreement: float = Field(
+        0.75,
+        ge=0,
+        le=1,
+        description="an answer to a gold or practice task is right from this share of its ordered pairs on",
+    )
+    gold_rate: float = Field(
+        0.05, ge=0, le=0.5, description="share of gold tasks among those a labeler gets"
+    )
+    repeat_rate: float = Field(
+        0.05, ge=0, le=0.5, description="share of tasks that a labeler gets a second time"
+    )
+    repeat_distance: int = Field(
+        10, ge=1, description="other tasks at least between a task and its repeat"
+    )
+    edit_days: float = Field(7, gt=0, description="how long labelers may edit their own answers")
+    too_fast_seconds: float = Field(
+        3, ge=0, description="an answer given in less time than this counts as too fast"
+    )
+    blur_threshold: float = Field(
+        0.5, ge=0, le=1, description="text that the scorer finds this toxic is blurred"
+    )
+    break_minutes: int = Field(
+        45, ge=5, le=240, description="minutes of work after which a break is offered"
+    )
+    prompt_format: Literal["auto", "plain", "markdown", "code"] = Field(
+        "auto", description="how prompts are shown; auto looks at each text"
+    )
+    invitation_days: float = Field(7, gt=0, description="how long an invitation can be used")
+
+
 class ConsensusConfig(Section):
     """`concord consensus`: from rankings to preference pairs."""
 
@@ -227,6 +279,7 @@ class Config(Section):
     )
     sample: SampleConfig = SampleConfig()  # pyright: ignore[reportCallIssue]
     simulate: SimulateConfig = SimulateConfig()  # pyright: ignore[reportCallIssue]
+    labelling: LabellingConfig = LabellingConfig()  # pyright: ignore[reportCallIssue]
     consensus: ConsensusConfig = ConsensusConfig()  # pyright: ignore[reportCallIssue]
     reward: RewardTrainingConfig = RewardTrainingConfig()  # pyright: ignore[reportCallIssue]
     ppo: PPOTrainingConfig = PPOTrainingConfig()  # pyright: ignore[reportCallIssue]

@@ -19,6 +19,10 @@ class StoreError(ConcordError):
     """The workspace's store cannot do what was asked."""
 
 
+class NotAllowedError(ConcordError):
+    """The caller may not do this: a labeler is paused, say."""
+
+
 class ModelError(ConcordError):
     """A model folder, adapter or tokenizer cannot be used."""
 

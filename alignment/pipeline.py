@@ -13,19 +13,18 @@ from typing import Any
 
 from alignment.config import Config
 from alignment.errors import InputError, nearest
-from alignment.feedback import people, runs
+from alignment.feedback import people, run_queue, runs
 from alignment.feedback.consensus import Consensus, fit_consensus
 from alignment.feedback.courtesy import courtesy
 from alignment.feedback.known_orders import KnownOrder, by_prompt, in_force, known_orders
 from alignment.feedback.pairs import preference_pairs, split_by_prompt
 from alignment.feedback.people import Labeler
+from alignment.feedback.run_queue import Request
 from alignment.feedback.simulation import simulate_rankings
 from alignment.files import read_json, read_jsonl, write_json, write_jsonl
 from alignment.progress import Progress, silent
 from alignment.records import Completion, PreferencePair, Prompt, Ranking
 from alignment.workspace import Workspace, recorded_run
-
-OVERLAP = 3
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,10 @@ class Job:
     files: Mapping[str, Path | str | None] = field(default_factory=dict)
     out: Path | None = None
     progress: Progress = silent
+    run_id: str | None = None  # a run that waits in the queue, or goes on
+    resume: bool = False
+    by: str = ""
+    launch: Mapping[str, Any] = field(default_factory=dict)
 
     def file(self, name: str) -> Path | None:
         """The path given for `--name`, or None."""
@@ -45,7 +48,23 @@ class Job:
 
     def run(self, stage: str, config: Any, inputs: dict[str, Any]) -> Any:
         """Record a run of this job."""
-        return recorded_run(stage, config, inputs, workspace=self.workspace, out=self.out)
+        request = Request(
+            self.run_id or "",
+            stage,
+            self.config.model_dump(mode="json"),
+            {name: str(value) for name, value in self.files.items() if value is not None},
+            dict(self.launch),
+            created_by=self.by,
+        )
+        return recorded_run(
+            stage,
+            config,
+            inputs,
+            workspace=self.workspace,
+            out=self.out,
+            run_id=self.run_id,
+            request=request,
+        )
 
     def prompts(self, split: str = "all") -> list[Prompt]:
         """Prompts from `--prompts` or the workspace; `InputError` where there are none of that split."""
@@ -129,6 +148,12 @@ class Job:
         """The folder of `--reward-model`, or of the workspace's latest reward run."""
         return self.file("reward_model") or self._latest("reward", ".", "concord train reward")
 
+    def current_policy(self) -> Path | None:
+        """The folder of the policy that was promoted last, from which the next round samples; None where none was."""
+        run_id = run_queue.current_policy(self.workspace.store) if self.workspace else None
+        folder = runs.run(self._store("policy"), run_id).folder if run_id else None
+        return None if folder is None else Path(folder)
+
     def policy(self) -> Path:
         """The folder of `--policy`, or of the workspace's latest PPO run."""
         return self.file("policy") or self._latest("ppo", ".", "concord train ppo")
@@ -183,8 +208,9 @@ def sample(job: Job) -> dict[str, Any]:
 
     config, prompts = job.config.sample, job.prompts(job.config.sample.split)
     base = job.base_model()
-    tokenizer, model = load_tokenizer(base), load_causal_lm(job.file("policy") or base)
-    inputs = {"model": str(job.file("policy") or base), "prompts": len(prompts)}
+    policy = job.file("policy") or job.current_policy()
+    tokenizer, model = load_tokenizer(base), load_causal_lm(policy or base)
+    inputs = {"model": str(policy or base), "prompts": len(prompts)}
     with job.run("sample", config, inputs) as run:
         drawn = sample_completions(
             model,
@@ -199,7 +225,9 @@ def sample(job: Job) -> dict[str, Any]:
         write_jsonl(run.folder / "completions.jsonl", [c.to_json() for c in completions])
         if job.workspace is not None:
             job.workspace.store.add_prompts(prompts)
-            job.workspace.store.add_tasks(completions, OVERLAP, run_id=run.run_id)
+            job.workspace.store.add_tasks(
+                completions, job.config.labelling.overlap, run_id=run.run_id
+            )
         repeated = sum(len(group) - len({g.text for g in group}) for group in drawn)
         run.metrics = {
             "prompts": len(prompts),
@@ -207,6 +235,7 @@ def sample(job: Job) -> dict[str, Any]:
             "repeated": repeated,
             "finished": sum(c.finished for c in completions) / len(completions),
             "mean_tokens": sum(c.tokens or 0 for c in completions) / len(completions),
+            "model": inputs["model"],
         }
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
 

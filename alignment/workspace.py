@@ -16,12 +16,15 @@ from pydantic import BaseModel
 
 from alignment.config import Config, Section
 from alignment.errors import InputError, StoreError
-from alignment.feedback import runs
+from alignment.feedback import run_queue, runs
+from alignment.feedback.run_queue import Request
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store, now
 from alignment.files import disk_errors, write_json, write_text
+from alignment.processes import this_process
 
 CONFIG_FILE, STORE_FILE, RUNS_FOLDER, RUN_FILE = "concord.yaml", "feedback.db", "runs", "run.json"
+STOP_FILE = "stop"  # somebody asks the run in this folder to end
 _RECORDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 
 
@@ -114,15 +117,19 @@ def recorded_run(
     *,
     workspace: Workspace | None,
     out: Path | None,
+    run_id: str | None = None,
+    request: Request | None = None,
 ) -> Iterator[RunFolder]:
     """Run a stage under record: `run.json` in its folder and, in a workspace, a row of the store.
 
-    The folder is `out` where given, else one of its own under the workspace's `runs/`. An exception marks the run as
-    failed with its reason and goes on. Raises `InputError` where `out` already holds a run.
+    The folder is `out` where given, else one of its own under the workspace's `runs/`. `run_id`: a run that the store
+    knows already, which starts or goes on now. `request`: what was asked for, kept in the store so that the run can be
+    resumed or cloned. An exception marks the run as failed with its reason and goes on; a run that was asked to end is
+    marked stopped. Raises `InputError` where `out` already holds a run.
     """
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    run_id = f"{stage}-{stamp}-{secrets.token_hex(2)}"
-    folder = _run_folder(run_id, workspace, out)
+    known = run_id is not None
+    run_id = run_id or new_run_id(stage)
+    folder = run_folder(run_id, workspace, None if known else out)
     run = Run(
         run_id,
         stage,
@@ -135,21 +142,34 @@ def recorded_run(
         folder.mkdir(parents=True, exist_ok=True)
     under_way = RunFolder(run, folder)
     _keep(run, folder, workspace)
+    if workspace is not None:
+        run_queue.set_process(workspace.store, run_id, this_process())
+        if request is not None and not known:
+            run_queue.keep_request(workspace.store, replace(request, run_id=run_id))
     try:
         yield under_way
     except BaseException as error:
-        reason = str(error) or type(error).__name__
+        by_hand = isinstance(error, KeyboardInterrupt)
+        status = "stopped" if by_hand else "failed"
+        reason = "Stopped from the keyboard." if by_hand else str(error) or type(error).__name__
         with contextlib.suppress(
             Exception
         ):  # the reason itself goes on; a full disk must not hide it
-            _keep(replace(run, status="failed", message=reason, ended=now()), folder, workspace)
+            _keep(replace(run, status=status, message=reason, ended=now()), folder, workspace)
         raise
-    _keep(
-        replace(run, status="finished", metrics=under_way.metrics, ended=now()), folder, workspace
-    )
+    status = "stopped" if (folder / STOP_FILE).exists() else "finished"
+    _keep(replace(run, status=status, metrics=under_way.metrics, ended=now()), folder, workspace)
 
 
-def _run_folder(run_id: str, workspace: Workspace | None, out: Path | None) -> Path:
+def new_run_id(stage: str) -> str:
+    """An id that tells stage and time."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return f"{stage}-{stamp}-{secrets.token_hex(2)}"
+
+
+def run_folder(run_id: str, workspace: Workspace | None, out: Path | None) -> Path:
+    """Where the files of a run go: `out`, or a folder of the workspace. `InputError` where neither is given, or `out`
+    holds a run already."""
     if out is not None:
         if (out / RUN_FILE).exists():
             raise InputError(

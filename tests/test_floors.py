@@ -14,6 +14,7 @@ FLOORS = {
     "alignment.errors": 0,
     "alignment.files": 0,
     "alignment.progress": 0,
+    "alignment.processes": 0,
     "alignment.feedback": 1,
     "alignment.models": 2,
     "alignment.sampling": 3,
@@ -22,9 +23,12 @@ FLOORS = {
     "alignment.workspace": 4,
     "alignment.pipeline": 4,
     "alignment.demo_base": 4,
+    "alignment.control": 4,
     "alignment.demo": 4,
     "alignment.cli": 5,
     "alignment.cli_known_orders": 5,
+    "alignment.cli_runs": 5,
+    "alignment.cli_shared": 5,
     "ui": 5,
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}

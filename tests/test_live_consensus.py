@@ -149,3 +149,15 @@ def test_history_follows_the_dates_and_sees_agreement_fall():
     assert batches[0].with_consensus > 0.9 and batches[0].rankings == 24
     assert agreement_over_time(consensus, {}) == []
     assert agreement_over_time(replace(consensus, workings=None), moments) == []
+
+
+def test_an_excluded_labeler_no_longer_counts(filled):
+    store, rankings = filled
+    store.add_rankings(rankings)
+    live = LiveConsensus(store)
+    before = live.current("people").consensus.summary
+    with store.writing() as db:
+        db.execute("UPDATE labelers SET excluded = 1 WHERE labeler_id = 'sim-random-1'")
+    after = live.current("people").consensus.summary
+    assert after.labelers == before.labelers - 1 and after.rankings < before.rankings
+    assert after.rankings == len(store.rankings("people"))

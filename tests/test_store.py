@@ -4,7 +4,7 @@ import threading
 import pytest
 
 from alignment.errors import InputError, StoreError
-from alignment.feedback import assignment, people, runs
+from alignment.feedback import answers, assignment, pace, people, runs
 from alignment.feedback.migrations import MIGRATIONS
 from alignment.feedback.people import Labeler
 from alignment.feedback.store import Store
@@ -101,23 +101,24 @@ def test_a_task_is_leased_ranked_and_counted_once(filled):
     again = assignment.next_lease(filled, "ann")
     assert lease == again, "a reload shows the same board"
     ranks = {c: place + 1 for place, c in enumerate(lease.order)}
-    first = assignment.submit(filled, "ann", lease.token, ranks)
-    assert assignment.submit(filled, "ann", lease.token, ranks) == first
+    first = answers.submit(filled, "ann", lease.token, ranks)
+    assert answers.submit(filled, "ann", lease.token, ranks) == first
     assert len(filled.rankings("people")) == 1
     assert first.positions == {c: place for place, c in enumerate(lease.order)}
     other = assignment.next_lease(filled, "ann")
     assert other.task.task_id != lease.task.task_id
     with pytest.raises(StoreError, match="already answered"):
-        assignment.submit(filled, "ann", lease.token, {c: 1 for c in lease.order})
-    assert assignment.progress(filled, "ann") == assignment.Progress(done=1, left=1)
+        answers.submit(filled, "ann", lease.token, {c: 1 for c in lease.order})
+    counted = pace.progress(filled, "ann")
+    assert (counted.done, counted.left) == (1, 1)
 
 
 def test_submit_refuses_what_is_not_this_tasks_ranking(filled):
     lease = assignment.next_lease(filled, "ann")
     with pytest.raises(InputError, match="every completion"):
-        assignment.submit(filled, "ann", lease.token, {c: 1 for c in lease.order[:2]})
+        answers.submit(filled, "ann", lease.token, {c: 1 for c in lease.order[:2]})
     with pytest.raises(StoreError, match="no longer open"):
-        assignment.submit(filled, "ben", lease.token, {c: 1 for c in lease.order})
+        answers.submit(filled, "ben", lease.token, {c: 1 for c in lease.order})
     assert filled.rankings() == []
 
 
@@ -126,9 +127,7 @@ def test_racing_labelers_never_exceed_the_overlap(filled):
 
     def work(name: str) -> None:
         while lease := assignment.next_lease(filled, name):
-            assignment.submit(
-                filled, name, lease.token, {c: i + 1 for i, c in enumerate(lease.order)}
-            )
+            answers.submit(filled, name, lease.token, {c: i + 1 for i, c in enumerate(lease.order)})
             taken.append(f"{lease.task.task_id}/{name}")
 
     threads = [threading.Thread(target=work, args=(name,)) for name in ("ann", "ben", "cy")]
@@ -146,9 +145,9 @@ def test_an_expired_lease_frees_its_place_and_says_so(filled):
     slow = assignment.next_lease(filled, "ann", lease_seconds=-1)
     for name in ("ben", "cy"):
         while lease := assignment.next_lease(filled, name):
-            assignment.submit(filled, name, lease.token, {c: 1 for c in lease.order})
+            answers.submit(filled, name, lease.token, {c: 1 for c in lease.order})
     with pytest.raises(StoreError, match="run out"):
-        assignment.submit(filled, "ann", slow.token, {c: 1 for c in slow.order})
+        answers.submit(filled, "ann", slow.token, {c: 1 for c in slow.order})
 
 
 def test_accounts_sign_in_with_their_password_only(store):

@@ -14,10 +14,13 @@ from fastapi.testclient import TestClient
 from starlette.routing import Mount, Route
 
 from alignment.errors import ConcordError, StoreError
-from alignment.feedback import people, runs
+from alignment.feedback import people, runs, standing
 from alignment.feedback.store import Store
+from alignment.feedback.toxicity_scores import toxicity_scores
+from alignment.records import Completion, Prompt
 from tests.e2e.workspace import HOSTILE, PLAIN, PROMPTS, make_workspace, password
 from ui import guard, sessions
+from ui.api_labelling import prompt_format
 from ui.app import create_app, serve
 from ui.sessions import Sessions, Throttle, workspace_secret
 
@@ -38,7 +41,25 @@ ROUTES = {
     ("POST", "/api/tasks/next"): SIGNED_IN,
     ("POST", "/api/rankings"): SIGNED_IN,
     ("GET", "/api/progress"): SIGNED_IN,
+    ("PUT", "/api/me/preferences"): SIGNED_IN,
+    ("POST", "/api/me/messages/read"): SIGNED_IN,
+    ("POST", "/api/tasks/release"): SIGNED_IN,
+    ("PUT", "/api/drafts"): SIGNED_IN,
+    ("POST", "/api/skips"): SIGNED_IN,
+    ("GET", "/api/skips"): SIGNED_IN,
+    ("POST", "/api/skips/{task_id}/reopen"): SIGNED_IN,
+    ("POST", "/api/undo"): SIGNED_IN,
+    ("GET", "/api/answers"): SIGNED_IN,
+    ("POST", "/api/answers/{ranking_id}/edit"): SIGNED_IN,
     ("GET", "/api/guidelines"): SIGNED_IN,
+    ("GET", "/api/runs/live"): {"engineer", "admin"},
+    ("GET", "/api/runs/compare"): {"engineer", "admin"},
+    ("GET", "/api/runs/{run_id}/lines/{name}"): {"engineer", "admin"},
+    ("GET", "/api/runs/{run_id}/log"): {"engineer", "admin"},
+    ("GET", "/api/runs/form"): {"engineer", "admin"},
+    ("POST", "/api/runs/check"): {"engineer", "admin"},
+    ("POST", "/api/runs"): {"engineer", "admin"},
+    ("POST", "/api/runs/{run_id}/{act}"): {"engineer", "admin"},
     ("GET", "/reports/{run_id}"): {"reviewer", "engineer", "admin"},
     ("GET", "/board"): SIGNED_IN,
     ("GET", "/runs"): {"engineer", "admin"},
@@ -47,6 +68,11 @@ ROUTES = {
     ("GET", "/review"): {"reviewer", "engineer", "admin"},
 }
 PROBES = {
+    "/api/runs/form": "/api/runs/form?stage=ppo",
+    "/api/runs/compare": "/api/runs/compare?ids=reward-1",
+    "/api/runs/{run_id}/lines/{name}": "/api/runs/ppo-1/lines/metrics",
+    "/api/runs/{run_id}/log": "/api/runs/ppo-1/log",
+    "/api/runs/{run_id}/{act}": "/api/runs/ppo-1/stop",
     "/assets": "/assets/concord.css",
     "/reports/{run_id}": "/reports/evaluate-1",
     "/board": "/board/",
@@ -116,20 +142,30 @@ def ranks_of(task: dict) -> dict[str, int]:
     return {c["id"]: rank for rank, c in enumerate(task["completions"], start=1)}
 
 
+def counted(progress: dict) -> tuple[int, int]:
+    return progress["done"], progress["left"]
+
+
 # Every route and every role
 
 
-def test_no_route_is_forgotten(shared):
+def walked(router, prefix: str = "") -> set[tuple[str, str]]:
+    """Method and path of every route, of the routers included in it as well."""
     found = set()
-    for route in shared.routes:
+    for route in router.routes:
         if isinstance(route, Mount):
-            found.add(("GET", route.path))
+            found.add(("GET", prefix + route.path))
         elif isinstance(route, APIRoute | Route):
-            found |= {(method, route.path) for method in route.methods - {"HEAD"}}
-        else:  # a router included as a whole
+            found |= {(method, prefix + route.path) for method in route.methods - {"HEAD"}}
+        else:  # a router included as a whole; its own routes carry its prefix already
             inner = getattr(route, "original_router", None)
             assert inner is not None, f"unknown kind of route: {route!r}"
-            found |= {(m, r.path) for r in inner.routes for m in r.methods - {"HEAD"}}
+            found |= walked(inner, prefix + getattr(router, "prefix", ""))
+    return found
+
+
+def test_no_route_is_forgotten(shared):
+    found = walked(shared)
     assert found == set(ROUTES)
 
 
@@ -193,9 +229,7 @@ def test_every_gradio_handler_checks_the_role_itself(shared, name):
             with pytest.raises(gr.Error):
                 function.fn(**{n: request if n == "request" else None for n in names})
             checked += 1
-    assert checked == 12, (
-        "three on the runs page, three on the review page, six on the consensus page"
-    )
+    assert checked == 9, "three handlers on the review page, six on the consensus page"
 
 
 def test_unknown_paths_are_closed(shared):
@@ -360,14 +394,16 @@ def test_the_throttle_forgets(monkeypatch):
 # Requests from elsewhere
 
 
-@pytest.mark.parametrize("path", ["/api/tasks/next", "/api/rankings"])
-def test_state_changes_need_the_csrf_token(app, store, path):
-    client = client_of(app, "labeler", csrf=False)
-    body = {"token": "x", "ranks": {"a": 1}}
-    assert client.post(path, json=body).status_code == 403
-    assert client.post(path, json=body, headers={"X-CSRF-Token": "wrong"}).status_code == 403
+STATE_CHANGES = [key for key in ROUTES if key[0] != "GET" and key[1].startswith("/api/")]
+
+
+def test_state_changes_need_the_csrf_token(app, store):
+    client = client_of(app, "admin", csrf=False)
     others = client_of(app, "other").headers["X-CSRF-Token"]
-    assert client.post(path, json=body, headers={"X-CSRF-Token": others}).status_code == 403
+    for method, path in STATE_CHANGES:
+        for headers in ({}, {"X-CSRF-Token": "wrong"}, {"X-CSRF-Token": others}):
+            answer = client.request(method, path, json={}, headers=headers)
+            assert answer.status_code == 403 and "CSRF" in answer.json()["detail"], path
     assert store.rows("SELECT * FROM leases") == []
 
 
@@ -401,7 +437,7 @@ def test_large_bodies_are_refused_before_they_are_read(shared):
 def test_a_task_is_shown_submitted_once_and_counted(app, store):
     client = client_of(app, "labeler")
     first = client.post("/api/tasks/next").json()
-    assert first["progress"] == {"done": 0, "left": 2}
+    assert counted(first["progress"]) == (0, 2)
     assert client.post("/api/tasks/next").json() == first, "a reload shows the same board"
     task = first["task"]
     answer = {"token": task["token"], "ranks": ranks_of(task)}
@@ -416,14 +452,14 @@ def test_a_task_is_shown_submitted_once_and_counted(app, store):
     assert ranking.ranks == answer["ranks"] and ranking.labeler_id == "labeler"
     assert ranking.positions == {c["id"]: i for i, c in enumerate(task["completions"])}
     assert stored.json()["positions"] == ranking.positions
-    assert client.get("/api/progress").json() == {"done": 1, "left": 1}
+    assert counted(client.get("/api/progress").json()) == (1, 1)
 
 
 def test_when_nothing_is_left_the_task_is_null(app):
     client = client_of(app, "labeler")
     while task := client.post("/api/tasks/next").json()["task"]:
         client.post("/api/rankings", json={"token": task["token"], "ranks": ranks_of(task)})
-    assert client.get("/api/progress").json() == {"done": 2, "left": 0}
+    assert counted(client.get("/api/progress").json()) == (2, 0)
 
 
 def test_prompts_and_completions_come_back_verbatim(app):
@@ -438,7 +474,9 @@ def test_prompts_and_completions_come_back_verbatim(app):
     }
     assert hostile["prompt"] == [{"role": "prompt", "content": PROMPTS[1].prompt}]
     assert chat["prompt"] == PROMPTS[0].prompt
-    assert set(hostile["completions"][0]) == {"id", "text"}, "nothing says which model wrote it"
+    assert set(hostile["completions"][0]) == {"id", "text", "toxicity"}, (
+        "nothing says which model wrote it"
+    )
 
 
 def test_another_labelers_token_is_refused(app, store):
@@ -556,26 +594,6 @@ def test_a_verdict_that_makes_no_sense_is_refused(
     assert runs.reviews(Store(shared_workspace / "feedback.db"), "evaluate-1") == []
 
 
-def test_the_runs_page_escapes_what_runs_say(shared):
-    shown = handler(shared, "/runs", "first")(gradio_request("engineer", run="reward-1"))
-    page = "".join(part for part in shown if isinstance(part, str))
-    assert "&lt;script&gt;" in page and "<script>" not in page
-
-
-def test_the_runs_page_sends_only_what_changed(app, store, workspace):
-    first, refresh = handler(app, "/runs", "first"), handler(app, "/runs", "refresh")
-    request = gradio_request("engineer", run="ppo-1")
-    chosen, seen, *_ = first(request)
-    assert chosen == "ppo-1"
-    quiet = refresh(chosen, seen, request)
-    assert all(part == gr.skip() for part in quiet[2:])
-    with (workspace / "runs/ppo-1/metrics.jsonl").open("a") as file:
-        file.write('ard": 1.0}\n')
-    moved = refresh(chosen, seen, request)
-    assert any(isinstance(part, gr.LinePlot) for part in moved[2:])
-    assert moved[2] == gr.skip(), "the list of runs has not changed"
-
-
 # Serving
 
 
@@ -591,3 +609,122 @@ def test_a_port_in_use_is_said_before_anything_starts(workspace):
 def test_a_folder_without_a_store_is_no_workspace(tmp_path):
     with pytest.raises(StoreError, match="concord init"):
         create_app(tmp_path)
+
+
+# Drafts, own answers, practice (the rules themselves: tests/test_labelling.py)
+
+
+def test_the_board_can_be_written_on_the_api(app):
+    client = client_of(app, "labeler")
+    task = client.post("/api/tasks/next").json()["task"]
+    draft = {"ranks": {task["completions"][0]["id"]: 2}, "rationale": "so far"}
+    body = {"token": task["token"], "version": 0, "draft": draft}
+    assert client.put("/api/drafts", json=body).json() == {"version": 1}
+    again = client_of(app, "labeler").post("/api/tasks/next").json()["task"]
+    assert again["draft"]["ranks"] == draft["ranks"] and again["draft_version"] == 1
+    other_tab = {**body, "draft": {"ranks": {}}}
+    conflict = client.put("/api/drafts", json=other_tab)
+    assert conflict.status_code == 409 and conflict.json()["version"] == 1
+    assert conflict.json()["draft"]["rationale"] == "so far" and conflict.json()["detail"]
+
+    answer = {
+        "token": task["token"],
+        "ranks": ranks_of(task),
+        "flags": {task["completions"][0]["id"]: ["toxic"]},
+        "confidence": 3,
+    }
+    stored = client.post("/api/rankings", json=answer).json()
+    assert stored["ranking_id"] == 1 and stored["practice"] is None
+    undone = client.post("/api/undo").json()
+    assert undone["editing"] and undone["draft"]["ranks"] == answer["ranks"]
+    assert undone["draft"]["flags"] == answer["flags"] and undone["draft_version"] == 0
+    assert client.post("/api/tasks/release", json={"token": undone["token"]}).json() == {}
+    (row,) = client.get("/api/answers").json()
+    assert (
+        row["editable"] and client.post(f"/api/answers/{row['ranking_id']}/edit").json()["editing"]
+    )
+    assert client.post("/api/tasks/next").json()["task"]["editing"], "a reload shows the edit"
+    edit = client.post("/api/undo").json()
+    changed = {"token": edit["token"], "ranks": {c["id"]: 1 for c in edit["completions"]}}
+    assert client.post("/api/rankings", json=changed).json()["progress"]["done"] == 1
+
+    second = client.post("/api/tasks/next").json()["task"]
+    skipped = client.post("/api/skips", json={"token": second["token"], "reason": "Not my field."})
+    assert skipped.json()["progress"]["left"] == 0
+    (row,) = client.get("/api/skips").json()
+    assert client.post(f"/api/skips/{row['task_id']}/reopen").json() == {}
+    assert client.post("/api/tasks/next").json()["task"]["token"] == second["token"]
+    assert client.post(f"/api/skips/{row['task_id']}/reopen").status_code == 409
+    assert client.post("/api/skips/nothing/reopen").status_code == 409
+
+
+def test_preferences_and_messages_are_the_accounts_own(app, store):
+    client = client_of(app, "labeler")
+    me = client.get("/api/me").json()
+    assert me["preferences"] == {"blur_toxic": True, "break_minutes": 45, "shortcuts": True}
+    assert (me["standing"], me["message"]) == ("ready", None)
+    client.put("/api/me/preferences", json={"blur_toxic": False})
+    changed = client.put("/api/me/preferences", json={"break_minutes": 30}).json()
+    assert changed == {"blur_toxic": False, "break_minutes": 30, "shortcuts": True}
+    assert client_of(app, "other").get("/api/me").json()["preferences"]["blur_toxic"]
+    assert client.put("/api/me/preferences", json={"break_minutes": 1}).status_code == 422
+    standing.decide(store, "labeler", "message", "Thank you!", "admin")
+    assert client.get("/api/me").json()["message"] == "Thank you!"
+    client.post("/api/me/messages/read")
+    assert client.get("/api/me").json()["message"] is None
+    standing.decide(store, "labeler", "pause", "Let us talk.", "admin")
+    paused = client.post("/api/tasks/next").json()
+    assert (paused["task"], paused["standing"]) == (None, "paused")
+    assert client.get("/api/me").json()["message"] == "Let us talk."
+
+
+def test_a_paused_labeler_cannot_submit(app, store):
+    client = client_of(app, "labeler")
+    task = client.post("/api/tasks/next").json()["task"]
+    standing.decide(store, "labeler", "pause", "Let us talk.", "admin")
+    refused = client.post("/api/rankings", json={"token": task["token"], "ranks": ranks_of(task)})
+    assert refused.status_code == 403 and "Let us talk." in refused.json()["detail"]
+
+
+def test_practice_is_shown_marked_and_answered_with_an_explanation(workspace):
+    (workspace / "concord.yaml").write_text("labelling: {practice_tasks: 2}\n")
+    client = client_of(create_app(workspace, secret=SECRET), "labeler")
+    for number in (1, 2):
+        shown = client.post("/api/tasks/next").json()
+        assert shown["standing"] == "practice" and shown["task"]["practice"]
+        assert shown["practice"]["done"] == number - 1 and shown["practice"]["needed"] == 2
+        token = shown["task"]["token"]
+        draft = {"token": token, "version": 0, "draft": {"rationale": "x"}}
+        assert client.put("/api/drafts", json=draft).json() == {"version": 1}
+        ids = sorted(c["id"] for c in shown["task"]["completions"])  # as the file orders them
+        answer = {"token": token, "ranks": {i: rank for rank, i in enumerate(ids, start=1)}}
+        told = client.post("/api/rankings", json=answer).json()["practice"]
+        assert told["correct"] and told["explanation"] and told["expected"] == answer["ranks"]
+        assert (told["done"], told["passed"]) == (number, number == 2)
+    assert client.post("/api/tasks/next").json()["standing"] == "ready"
+
+
+def test_toxic_completions_carry_a_score_that_is_kept(app, store):
+    client = client_of(app, "labeler")
+    store.add_prompts([Prompt("rude", "Hi")])
+    texts = ("Have a lovely day.", "You stupid fucking idiot.")
+    store.add_tasks([Completion(f"rude-{i}", "rude", t) for i, t in enumerate(texts)], 1)
+    shown = client.post("/api/tasks/next").json()["task"]["completions"]
+    scores = {c["id"]: c["toxicity"] for c in shown}
+    assert scores["rude-0"] < 0.5 < scores["rude-1"]
+    assert toxicity_scores(store, ["rude-1"]) == {"rude-1": scores["rude-1"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Say hello.", "plain"),
+        ("# Title\n\nSome *text*", "markdown"),
+        ("Look: `x = 1`", "markdown"),
+        ("def f(x):\n    if x:\n        return 1\n", "code"),
+        ("1 < 2; it is.", "plain"),
+    ],
+)
+def test_prompts_are_shown_as_what_they_look_like(text, found):
+    assert prompt_format(text, "auto") == found
+    assert prompt_format(text, "plain") == "plain"

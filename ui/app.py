@@ -26,6 +26,8 @@ from ui.access import Access
 from ui.api import add_error_handlers, api_routes
 from ui.board import board_page
 from ui.consensus_page import consensus_page
+from ui.desk import Desk
+from ui.dispatcher import Dispatcher
 from ui.exports import export_routes
 from ui.guard import HOME, PATHS, Guard, caller
 from ui.look import page_head, theme
@@ -44,6 +46,7 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     """
     workspace = Path(workspace).resolve()
     store = Store(workspace / "feedback.db")
+    desk = Desk(store, workspace)
     sessions = Sessions(secret if secret is not None else workspace_secret(workspace))
     app = FastAPI(
         title="Concord",
@@ -52,10 +55,11 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url="/api/openapi.json",
     )
+    app.state.store = store
     app.add_middleware(Guard, store=store, sessions=sessions)
     add_error_handlers(app)
     app.include_router(sign_in_routes(store, sessions))
-    app.include_router(api_routes(store, workspace))
+    app.include_router(api_routes(desk))
     app.include_router(report_routes(store, workspace))
     live = LiveConsensus(store)
     app.include_router(export_routes(store, live))
@@ -72,7 +76,7 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     access = Access(store, sessions)
     pages = {
         "/board": board_page(),
-        "/runs": runs_page(access, store, workspace),
+        "/runs": runs_page(),
         "/consensus": consensus_page(access, store, live),
         "/review": review_page(access, store, workspace),
     }
@@ -108,7 +112,7 @@ def _mount(app: FastAPI, path: str, blocks: gr.Blocks, store: Store, sessions: S
 def serve(workspace: Path, *, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serve the workspace until interrupted. Raises `ConcordError` where the port is taken."""
     app = create_app(workspace)
-    with _listen(host, port) as listening:
+    with _listen(host, port) as listening, Dispatcher(Path(workspace), app.state.store):
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
         uvicorn.Server(config).run(sockets=[listening])
 

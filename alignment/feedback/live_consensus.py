@@ -22,6 +22,10 @@ MOST_AT_ONCE = (
 FIT_SHARE = 0.05  # a full fit is due when so much of the data has come by updates
 FEWEST_UPDATES = 100  # but not before so many
 KINDS = ("people", "simulated")
+# What counts, as in `Store.rankings`.
+_COUNTING = (
+    "kind != 'repeat' AND labeler_id NOT IN (SELECT labeler_id FROM labelers WHERE excluded = 1)"
+)
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,12 @@ class Live:
 
 @dataclass
 class _Kept:
-    """What is kept of one kind between two looks. `orders`: id of the newest row of known orders, withdrawals
-    included. `updates`: rankings since the last full fit."""
+    """What is kept of one kind between two looks. `ground`: what else a fit stands on, see `_ground`. `newest`: id of
+    the newest ranking looked at, of whatever kind. `updates`: rankings since the last full fit."""
 
     live: Live
-    orders: int
+    ground: tuple[int, str]
+    newest: int
     updates: int
 
 
@@ -60,25 +65,30 @@ class LiveConsensus:
 
     def kinds(self) -> list[str]:
         """The kinds of labelers of whom there are rankings, people first."""
-        rows = self.store.rows("SELECT DISTINCT simulated FROM standing_rankings")
+        rows = self.store.rows(
+            f"SELECT DISTINCT simulated FROM standing_rankings WHERE {_COUNTING}"
+        )
         found = {bool(row["simulated"]) for row in rows}
         return [kind for kind in KINDS if (kind == "simulated") in found]
 
     def current(self, kind: str) -> Live | None:
         """The consensus with every ranking and known order in the store; None where that kind has no ranking."""
         with self._lock:
-            orders = self._newest_order()
+            ground = self._ground()
             kept = self._kept.get(kind)
-            fresh = self._rankings_after(kept.live.last_ranking if kept else 0, kind)
-            if kept is None or kept.orders != orders or self._fit_is_due(kept, fresh):
-                return self._fit(kind, orders)
+            if kept is None or kept.ground != ground:
+                return self._fit(kind, ground)
+            newest, edited = self._since(kept.newest)
+            fresh = self._fresh(kept.newest, newest, kind)
+            if edited or self._fit_is_due(kept, len(fresh)):
+                return self._fit(kind, ground)
             consensus = kept.live.consensus
             for ranking_id in fresh:
                 [(_, ranking)] = self.store.rankings_by_id([ranking_id])
-                # What it supersedes, it supersedes in the store; here it stands beside what is there.
                 consensus = update_consensus(consensus, ranking, repeat=True)
+            kept.newest = newest
             if fresh:
-                kept.live = Live(kind, consensus, kept.live.known, max(fresh))
+                kept.live = Live(kind, consensus, kept.live.known, newest)
                 kept.updates += len(fresh)
             return kept.live
 
@@ -89,7 +99,7 @@ class LiveConsensus:
             if known is None or known[0] != live.version:
                 rows = self.store.rows(
                     "SELECT prompt_id, max(created) AS moment FROM standing_rankings "
-                    "WHERE simulated = ? GROUP BY prompt_id",
+                    f"WHERE simulated = ? AND {_COUNTING} GROUP BY prompt_id",
                     [int(live.kind == "simulated")],
                 )
                 moments = {row["prompt_id"]: row["moment"] for row in rows}
@@ -97,40 +107,56 @@ class LiveConsensus:
                 self._history[live.kind] = known
             return known[1]
 
-    def _fit(self, kind: str, orders: int) -> Live | None:
-        """A full fit. The newest id is read first: a ranking that comes in between is taken again, not lost."""
-        last = max(self._rankings_after(0, kind), default=0)
-        rankings = self.store.rankings(kind)
+    def _fit(self, kind: str, ground: tuple[int, str]) -> Live | None:
+        """A full fit. One transaction reads the rankings and the newest id, so that none is lost or taken twice."""
+        with self.store.reading() as db:
+            db.execute("BEGIN")
+            try:
+                newest, _ = self._since(0)
+                rankings = self.store.rankings(kind)
+                known = in_force(known_orders(self.store))
+            finally:
+                db.execute("COMMIT")
         if not rankings:
             self._kept.pop(kind, None)
             return None
-        known = in_force(known_orders(self.store))
         consensus = fit_consensus(
             rankings,
             gold=by_prompt(known, "gold"),
             adjudicated=by_prompt(known, "adjudication"),
         )
-        live = Live(kind, consensus, known, last)
-        self._kept[kind] = _Kept(live, orders, 0)
+        live = Live(kind, consensus, known, newest)
+        self._kept[kind] = _Kept(live, ground, newest, 0)
         return live
 
-    def _fit_is_due(self, kept: _Kept, fresh: dict[int, bool]) -> bool:
-        """`fresh`: id -> whether the ranking supersedes another."""
+    @staticmethod
+    def _fit_is_due(kept: _Kept, fresh: int) -> bool:
         held = kept.live.consensus.summary.rankings
         most = max(FEWEST_UPDATES, FIT_SHARE * held)
-        return any(fresh.values()) or len(fresh) > MOST_AT_ONCE or kept.updates + len(fresh) > most
+        return fresh > MOST_AT_ONCE or kept.updates + fresh > most
 
-    def _rankings_after(self, ranking_id: int, kind: str) -> dict[int, bool]:
-        """Ids of the standing rankings after that one, oldest first, and whether each supersedes another."""
+    def _since(self, ranking_id: int) -> tuple[int, bool]:
+        """The newest ranking's id, and whether a later one than `ranking_id` edits or takes back another."""
+        row = self.store.rows(
+            "SELECT max(ranking_id) AS newest, count(supersedes) AS edits FROM rankings WHERE ranking_id > ?",
+            [ranking_id],
+        )[0]
+        return row["newest"] or ranking_id, row["edits"] > 0
+
+    def _fresh(self, after: int, newest: int, kind: str) -> list[int]:
+        """Ids of the counting rankings after one id and up to another, oldest first."""
         rows = self.store.rows(
-            "SELECT ranking_id, supersedes FROM standing_rankings WHERE ranking_id > ? AND simulated = ? "
-            "ORDER BY ranking_id",
-            [ranking_id, int(kind == "simulated")],
+            f"SELECT ranking_id FROM standing_rankings WHERE ranking_id > ? AND ranking_id <= ? AND simulated = ? "
+            f"AND {_COUNTING} ORDER BY ranking_id",
+            [after, newest, int(kind == "simulated")],
         )
-        return {row["ranking_id"]: row["supersedes"] is not None for row in rows}
+        return [row["ranking_id"] for row in rows]
 
-    def _newest_order(self) -> int:
-        return self.store.rows("SELECT max(order_id) AS newest FROM known_orders")[0]["newest"] or 0
+    def _ground(self) -> tuple[int, str]:
+        """The newest row of known orders, withdrawals included, and who is excluded."""
+        orders = self.store.rows("SELECT max(order_id) AS newest FROM known_orders")[0]["newest"]
+        rows = self.store.rows("SELECT labeler_id FROM labelers WHERE excluded = 1 ORDER BY 1")
+        return orders or 0, "\n".join(row["labeler_id"] for row in rows)
 
 
 def who_said_what(store: Store, prompt_id: str, kind: str) -> list[dict[str, Any]]:
@@ -138,7 +164,7 @@ def who_said_what(store: Store, prompt_id: str, kind: str) -> list[dict[str, Any
     `seconds`, `created`."""
     rows = store.rows(
         "SELECT ranking_id, labeler_id, seconds, created FROM standing_rankings "
-        "WHERE prompt_id = ? AND simulated = ? ORDER BY labeler_id, ranking_id",
+        "WHERE prompt_id = ? AND simulated = ? AND kind != 'repeat' ORDER BY labeler_id, ranking_id",
         [prompt_id, int(kind == "simulated")],
     )
     rankings = dict(store.rankings_by_id([row["ranking_id"] for row in rows]))

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from sqlite_utils import Database
 
 from alignment.errors import StoreError
+from alignment.feedback import labelling_schema
 
 
 def _m001_first(db: Database) -> None:
@@ -175,7 +176,50 @@ def _m002_known_orders(db: Database) -> None:
         )
 
 
-MIGRATIONS: list[Callable[[Database], None]] = [_m001_first, _m002_known_orders]
+def _m003_run_queue(db: Database) -> None:
+    """Requests behind runs, the processes that work on them, and what people noted about them."""
+    db.table("run_requests").create(
+        {
+            "run_id": str,
+            "stage": str,
+            "config": str,
+            "files": str,
+            "launch": str,
+            "after": str,
+            "resume": int,
+            "created_by": str,
+            "created": str,
+        },
+        pk="run_id",
+        not_null={"stage", "config", "files", "launch", "after", "resume", "created"},
+        foreign_keys=[("run_id", "runs", "run_id")],
+    )
+    db.table("run_processes").create(
+        {"run_id": str, "pid": int, "started": float},
+        pk="run_id",
+        foreign_keys=[("run_id", "runs", "run_id")],
+    )
+    db.table("run_marks").create(
+        {"mark_id": int, "run_id": str, "kind": str, "value": str, "by": str, "created": str},
+        pk="mark_id",
+        not_null={"run_id", "kind", "by", "created"},
+        foreign_keys=[("run_id", "runs", "run_id")],
+    )
+    db.table("run_marks").create_index(["run_id"])
+    for action in ("UPDATE", "DELETE"):
+        db.execute(
+            f"CREATE TRIGGER run_marks_no_{action.lower()} BEFORE {action} ON run_marks "
+            "BEGIN SELECT RAISE(ABORT, 'run_marks are append-only'); END"
+        )
+
+
+MIGRATIONS: list[Callable[[Database], None]] = [
+    _m001_first,
+    _m002_known_orders,
+    _m003_run_queue,
+    labelling_schema.labelling,
+    labelling_schema.accounts,
+]
 
 
 def schema_version(db: Database) -> int:

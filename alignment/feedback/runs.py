@@ -10,7 +10,7 @@ from alignment.errors import InputError, StoreError
 from alignment.feedback.store import Store, now
 
 VERDICTS = ("accept", "reject", "needs work")
-STATUSES = ("running", "finished", "failed")
+STATUSES = ("queued", "starting", "running", "finished", "stopped", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +38,14 @@ _JSON_COLUMNS = ("config", "inputs", "metrics", "versions")
 
 def save_run(store: Store, run: Run) -> None:
     """Insert the run, or replace what was known of it."""
-    row = asdict(run)
-    for column in _JSON_COLUMNS:
-        row[column] = json.dumps(row[column], allow_nan=False)
     with store.writing() as db:
-        db.table("runs").upsert(row, pk="run_id")
+        db.table("runs").upsert(run_row(run), pk="run_id")
+
+
+def run_row(run: Run) -> dict[str, Any]:
+    """A run as a row of its table."""
+    row = asdict(run)
+    return row | {column: json.dumps(row[column], allow_nan=False) for column in _JSON_COLUMNS}
 
 
 def runs(store: Store, stage: str | None = None) -> list[Run]:

@@ -165,14 +165,14 @@ class Store:
 
     def tasks(self) -> list[Task]:
         """All tasks, oldest first."""
-        return [_task(row) for row in self.rows("SELECT * FROM tasks ORDER BY rowid")]
+        return [task_of(row) for row in self.rows("SELECT * FROM tasks ORDER BY rowid")]
 
     def task(self, task_id: str) -> Task:
         """One task; `StoreError` where there is none of that id."""
         rows = self.rows("SELECT * FROM tasks WHERE task_id = ?", [task_id])
         if not rows:
             raise StoreError(f"There is no task {task_id!r}.")
-        return _task(rows[0])
+        return task_of(rows[0])
 
     def prompt(self, prompt_id: str) -> Prompt:
         """One prompt; `StoreError` where there is none of that id."""
@@ -252,12 +252,21 @@ class Store:
                     f"of prompt {ranking.prompt_id!r}. Import the completions first, or correct the ranking."
                 )
 
-    def rankings(self, kind: str = "all") -> list[Ranking]:
-        """The standing rankings (superseded ones left out) of `people`, `simulated` labelers, or `all`."""
-        where = {"all": "", "people": "WHERE simulated = 0", "simulated": "WHERE simulated = 1"}[
-            kind
-        ]
-        rows = self.rows(f"SELECT * FROM standing_rankings {where} ORDER BY ranking_id")
+    def rankings(self, kind: str = "all", *, excluded: bool = False) -> list[Ranking]:
+        """The standing rankings that count, of `people`, `simulated` labelers, or `all`.
+
+        Left out: superseded ones, repeats (a labeler has one vote on a task), and those of excluded labelers unless
+        `excluded`. Answers to gold tasks count: they are evidence about their labelers.
+        """
+        nature = {"all": "", "people": "AND simulated = 0", "simulated": "AND simulated = 1"}[kind]
+        without = (
+            ""
+            if excluded
+            else ("AND labeler_id NOT IN (SELECT labeler_id FROM labelers WHERE excluded = 1)")
+        )
+        rows = self.rows(
+            f"SELECT * FROM standing_rankings WHERE kind != 'repeat' {nature} {without} ORDER BY ranking_id"
+        )
         return [_ranking(row) for row in rows]
 
     def rankings_by_id(self, ranking_ids: Sequence[int]) -> list[tuple[int, Ranking]]:
@@ -307,7 +316,8 @@ def _ranking(row: dict[str, Any]) -> Ranking:
     )
 
 
-def _task(row: dict[str, Any]) -> Task:
+def task_of(row: dict[str, Any]) -> Task:
+    """A row of the tasks."""
     return Task(
         row["task_id"], row["prompt_id"], tuple(json.loads(row["completion_ids"])), row["overlap"]
     )

@@ -27,7 +27,9 @@ def password(name: str) -> str:
 def make_workspace(folder: Path, prompts: list[Prompt], texts: dict[str, tuple[str, ...]]) -> Path:
     """A workspace where `texts[prompt_id]` are the completions of each prompt; a later prompt is served first."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "concord.yaml").write_text("base_model: demo\n")
+    (folder / "concord.yaml").write_text(
+        "base_model: demo\nlabelling: {practice_tasks: 0, gold_rate: 0, repeat_rate: 0}\n"
+    )
     store = Store(folder / "feedback.db", create=True)
     store.add_prompts(prompts)
     store.add_tasks(

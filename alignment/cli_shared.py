@@ -1,0 +1,148 @@
+"""What the command line's modules share: options, the job of a command, progress bars, tables."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+
+from alignment.progress import Progress
+
+_WORKSPACE = typer.Option(
+    "--workspace", "-w", help="The workspace; by default the current folder if it is one."
+)
+WorkspaceOption = Annotated[Path | None, _WORKSPACE]
+ConfigOption = Annotated[
+    list[Path] | None, typer.Option("--config", help="A YAML file of options. Repeatable.")
+]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="One option, such as kl_coef=0.2. Repeatable.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line.")]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Folder for the results.")]
+PromptsOption = Annotated[Path | None, typer.Option("--prompts", help="JSONL of prompts.")]
+CompletionsOption = Annotated[
+    Path | None, typer.Option("--completions", help="JSONL of completions.")
+]
+RankingsOption = Annotated[Path | None, typer.Option("--rankings", help="JSONL of rankings.")]
+PairsOption = Annotated[Path | None, typer.Option("--pairs", help="JSONL of preference pairs.")]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", help="Base model: folder or hub id; demo is made on the spot."),
+]
+PolicyOption = Annotated[Path | None, typer.Option("--policy", help="Folder of a policy adapter.")]
+RewardModelOption = Annotated[
+    Path | None, typer.Option("--reward-model", help="Folder of a reward model.")
+]
+
+stderr = Console(stderr=True)
+
+
+@contextlib.contextmanager
+def job(
+    section: str | None,
+    workspace: Path | None,
+    config: list[Path] | None,
+    assignments: list[str] | None,
+    out: Path | None = None,
+    **files: Path | str | None,
+) -> Iterator[Any]:
+    """The job that a stage works on, with a progress bar on the standard error output while it runs."""
+    from alignment.config import load_config
+    from alignment.pipeline import Job
+    from alignment.workspace import STORE_FILE, Workspace
+
+    folder = workspace or (Path.cwd() if (Path.cwd() / STORE_FILE).exists() else None)
+    with contextlib.ExitStack() as stack:
+        opened = stack.enter_context(Workspace.open(folder)) if folder else None
+        own = [opened.config_file] if opened and opened.config_file.exists() else []
+        settings = load_config([*own, *(config or [])], assignments, section)
+        progress = stack.enter_context(progress_bars())
+        yield Job(
+            settings, opened, {k: v for k, v in files.items() if v is not None}, out, progress
+        )
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Progress]:
+    """Bars on a terminal; a line every tenth of the way elsewhere."""
+    if not stderr.is_terminal:
+        last: dict[str, int] = {}
+
+        def line(label: str, done: int, total: int, note: str = "") -> None:
+            tenth = 10 * done // max(total, 1)
+            if last.get(label) != tenth:
+                last[label] = tenth
+                print(f"{label}: {done}/{total} {note}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201
+
+        yield line
+        return
+    columns = ("[progress.description]{task.description}", "{task.completed}/{task.total}")
+    with RichProgress(
+        TextColumn(columns[0]),
+        BarColumn(),
+        TextColumn(columns[1]),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=stderr,
+    ) as bars:
+        tasks: dict[str, Any] = {}
+
+        def bar(label: str, done: int, total: int, note: str = "") -> None:
+            if label not in tasks or bars.tasks[tasks[label]].completed > done:
+                tasks[label] = bars.add_task(label, total=total, note=note)
+            bars.update(tasks[label], completed=done, total=total, note=note)
+
+        yield bar
+
+
+def show(figures: dict[str, Any], as_json: bool, title: str) -> None:
+    """A table of figures, or one JSON object as the last line."""
+    if as_json:
+        typer.echo(json.dumps(figures, ensure_ascii=False, allow_nan=False))
+        return
+    table = Table("figure", "value", title=title, title_justify="left")
+    for key, value in figures.items():
+        if not isinstance(value, list | dict) or key in ("flagged", "flagged_labelers", "seconds"):
+            table.add_row(key, _readable(value))
+        elif isinstance(value, dict) and {"mean", "low", "high"} <= value.keys():
+            table.add_row(
+                key, f"{value['mean']:.3f}  (95%: {value['low']:.3f} to {value['high']:.3f})"
+            )
+    Console().print(table)
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, dict):
+        return "  ".join(f"{k} {_readable(v)}" for k, v in value.items())
+    return (
+        ", ".join(map(str, value))
+        if isinstance(value, list)
+        else "-"
+        if value is None
+        else str(value)
+    )
+
+
+def rows(records: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool, name: str) -> None:
+    if as_json:
+        typer.echo(json.dumps({name: records}, ensure_ascii=False))
+        return
+    table = Table()
+    for number, column in enumerate(columns):  # an id is there to be copied: never cut it
+        table.add_column(column, overflow="fold", no_wrap=number == 0)
+    for row in records:
+        table.add_row(*(_readable(row[column]) for column in columns))
+    Console().print(table)

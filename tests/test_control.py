@@ -1,0 +1,287 @@
+"""Runs in processes of their own: the queue, ending, dying, cloning, deleting, comparing."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from alignment import control, processes
+from alignment.config import Config
+from alignment.errors import ConfigError, InputError, StoreError
+from alignment.feedback import people, run_queue, runs
+from alignment.feedback.people import Labeler
+from alignment.feedback.run_queue import Mark, Request
+from alignment.feedback.runs import Review, Run
+from alignment.feedback.store import Store
+from alignment.records import Completion, Prompt, Ranking
+from alignment.workspace import Workspace, new_run_id
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    """A workspace with a few rankings, so that the consensus stage (quick, and free of torch) can run."""
+    with Workspace.create(tmp_path / "w", Config()) as made:
+        prompts = [Prompt(f"p{n}", f"prompt {n}") for n in range(6)]
+        made.store.add_prompts(prompts)
+        completions = [
+            Completion(f"{p.prompt_id}-{c}", p.prompt_id, f"text {c}")
+            for p in prompts
+            for c in "ab"
+        ]
+        made.store.add_tasks(completions, 3)
+        people.add_labelers(made.store, [Labeler(name, name, False) for name in ("ann", "bob")])
+        made.store.add_rankings(
+            [
+                Ranking(p.prompt_id, name, {f"{p.prompt_id}-a": 1, f"{p.prompt_id}-b": 2})
+                for p in prompts
+                for name in ("ann", "bob")
+            ]
+        )
+        yield made
+
+
+def finished(workspace, run_id, seconds=60):
+    """The run once it has ended."""
+    until = time.monotonic() + seconds
+    while (run := runs.run(workspace.store, run_id)).status not in run_queue.ENDED:
+        assert time.monotonic() < until, f"{run_id} is still {run.status}"
+        time.sleep(0.1)
+    return run
+
+
+def pretend(workspace, stage="ppo", command=None, **metrics):
+    """A finished run of the store without its work; with `command`, a run on which that process works."""
+    run_id = new_run_id(stage)
+    folder = workspace.folder / "runs" / run_id
+    folder.mkdir()
+    config = getattr(Config(), stage).model_dump()
+    run = Run(run_id, stage, config, folder=str(folder), metrics=metrics)
+    request = Request(run_id, stage, Config().model_dump(), {"reward_model": "x"})
+    run_queue.enqueue(workspace.store, run, request)
+    if command is not None:
+        assert run_queue.claim_next(workspace.store, 99) == run_id
+        process = processes.start(command, folder / control.LOG_FILE, folder)
+        run_queue.set_process(workspace.store, run_id, process)
+    else:
+        runs.save_run(workspace.store, replace(run, status="finished"))
+    return run_id
+
+
+def test_two_runs_start_in_order_in_processes_of_their_own_and_the_second_needs_nobody(workspace):
+    first = control.submit(workspace, "consensus", Config(), by="eve")
+    second = control.submit(workspace, "consensus", Config(), by="bob")
+    assert control.dispatch(workspace) == [first]
+    assert control.dispatch(workspace) == []  # one at a time
+    one, two = finished(workspace, first), finished(workspace, second)
+    assert (one.status, two.status) == ("finished", "finished"), (one.message, two.message)
+    assert one.ended <= two.started
+    assert one.metrics["rankings"] == 12
+    assert (workspace.folder / "runs" / first / "pairs.jsonl").is_file()
+    assert run_queue.request_of(workspace.store, second).created_by == "bob"
+
+
+def test_two_who_claim_at_once_get_one_run_each(workspace):
+    asked = [control.submit(workspace, "consensus", Config(), by=str(n)) for n in range(6)]
+    claimed, stores = [], [Store(workspace.store.path) for _ in range(6)]
+    threads = [
+        threading.Thread(target=lambda s=s: claimed.append(run_queue.claim_next(s, 99)))
+        for s in stores
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for store in stores:
+        store.close()
+    assert sorted(claimed) == sorted(asked)
+
+
+def test_a_claim_whose_process_never_came_goes_back(workspace, monkeypatch):
+    run_id = control.submit(workspace, "consensus", Config(), by="eve")
+    assert run_queue.claim_next(workspace.store, 1) == run_id
+    assert run_queue.claim_next(workspace.store, 1) is None
+    monkeypatch.setattr(run_queue, "CLAIM_SECONDS", -1)
+    assert run_queue.claim_next(workspace.store, 1) == run_id
+
+
+def test_a_run_whose_process_was_killed_is_marked_with_the_end_of_its_log(workspace):
+    command = [sys.executable, "-c", "import time; print('half way', flush=True); time.sleep(60)"]
+    run_id = pretend(workspace, command=command)
+    process = run_queue.processes(workspace.store)[run_id]
+    log = workspace.folder / "runs" / run_id / control.LOG_FILE
+    while "half way" not in log.read_text():
+        time.sleep(0.05)
+    assert control.reap(workspace) == []
+    psutil.Process(process.pid).kill()
+    while processes.alive(process):
+        time.sleep(0.05)
+    assert control.reap(workspace) == [run_id]
+    run = runs.run(workspace.store, run_id)
+    assert run.status == "failed"
+    assert "half way" in run.message
+
+
+def test_stopping_at_once_leaves_no_process_of_the_tree(workspace):
+    tree = (
+        "import subprocess, time; subprocess.Popen(['sleep', '61']); "
+        "subprocess.Popen(['sleep', '62'], process_group=0); time.sleep(60)"
+    )
+    run_id = pretend(workspace, command=[sys.executable, "-c", tree])
+    process = run_queue.processes(workspace.store)[run_id]
+    while len(psutil.Process(process.pid).children()) < 2:
+        time.sleep(0.05)
+    members = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    control.stop(workspace, run_id, by="eve", at_once=True)
+    assert not [m for m in members if m.is_running() and m.status() != psutil.STATUS_ZOMBIE]
+    run = runs.run(workspace.store, run_id)
+    assert (run.status, run.message) == ("stopped", "Stopped by eve.")
+    with pytest.raises(StoreError, match="nothing to stop"):
+        control.stop(workspace, run_id, by="eve")
+
+
+def test_training_is_asked_to_end_after_a_checkpoint(workspace):
+    run_id = pretend(workspace, command=["sleep", "30"])
+    process = run_queue.processes(workspace.store)[run_id]
+    assert "checkpoint" in control.stop(workspace, run_id, by="eve")
+    asked = json.loads((workspace.folder / "runs" / run_id / "stop").read_text())
+    assert asked == {"by": "eve", "at_once": False}
+    assert processes.alive(process)
+    processes.end_tree(process)
+    control.reap(workspace)
+    assert runs.run(workspace.store, run_id).status == "stopped"
+    control.resume(workspace, run_id, by="bob")
+    assert runs.run(workspace.store, run_id).status == "queued"
+    assert run_queue.request_of(workspace.store, run_id).resume
+    with pytest.raises(StoreError, match="queued"):
+        control.resume(workspace, run_id, by="bob")
+
+
+def test_what_waits_for_a_failed_run_fails_with_the_reason(workspace):
+    chain = control.submit_round(workspace, Config(), by="eve")
+    assert [runs.run(workspace.store, r).stage for r in chain] == [
+        "consensus",
+        "reward",
+        "ppo",
+        "evaluate",
+    ]
+    reads = run_queue.request_of(workspace.store, chain[1]).files["pairs"]
+    assert reads.endswith(f"{chain[0]}/pairs.jsonl")
+    assert "queue" in control.stop(workspace, chain[0], by="eve")
+    assert run_queue.claim_next(workspace.store, 1) is None
+    lost = runs.run(workspace.store, chain[1])
+    assert (lost.status, lost.message) == ("failed", f"It waited for {chain[0]}, which is stopped.")
+
+
+def test_a_stage_whose_input_is_not_there_is_refused_before_anything_starts(workspace):
+    with pytest.raises(InputError, match="no consensus run has finished"):
+        control.submit(workspace, "reward", Config(), by="eve")
+    with pytest.raises(InputError, match="no stage 'rewards'"):
+        control.submit(workspace, "rewards", Config(), by="eve")
+    assert runs.runs(workspace.store) == []
+
+
+def test_a_clone_takes_the_changes_and_refuses_nonsense(workspace):
+    run_id = pretend(workspace, "ppo")
+    cloned = control.clone(workspace, run_id, ["kl_coef=0.2"], by="bob")
+    assert runs.run(workspace.store, cloned).config["kl_coef"] == 0.2
+    assert run_queue.request_of(workspace.store, cloned).files["reward_model"] == "x"
+    with pytest.raises(ConfigError, match="kl_coef"):
+        control.clone(workspace, run_id, ["kl_coeff=0.2"], by="bob")
+
+
+def test_deleting_moves_to_the_bin_and_restoring_brings_back(workspace):
+    run_id = pretend(workspace, "consensus")
+    folder = workspace.folder / "runs" / run_id
+    (folder / "pairs.jsonl").write_text("kept")
+    where = control.delete(workspace, run_id, by="eve")
+    assert (where / "pairs.jsonl").read_text() == "kept"
+    assert not folder.exists()
+    assert run_queue.deleted(workspace.store) == {run_id}
+    with pytest.raises(StoreError, match="already"):
+        control.delete(workspace, run_id, by="eve")
+    control.restore(workspace, run_id, by="eve")
+    assert (folder / "pairs.jsonl").read_text() == "kept"
+    assert run_queue.deleted(workspace.store) == set()
+
+
+def test_what_a_waiting_run_reads_is_not_deleted(workspace):
+    source = pretend(workspace, "consensus")
+    reader = control.submit(workspace, "reward", Config(), by="eve")
+    with pytest.raises(StoreError, match=reader):
+        control.delete(workspace, source, by="eve")
+    with pytest.raises(StoreError, match="Stop it before"):
+        control.delete(workspace, reader, by="eve")
+
+
+def test_marks_stay_and_the_current_policy_is_the_last_promoted_that_is_there(workspace):
+    first, second = pretend(workspace), pretend(workspace)
+    for kind, value in (("tag", "good"), ("tag", "odd"), ("untag", "odd"), ("note", "look here")):
+        run_queue.add_mark(workspace.store, Mark(first, kind, value, "eve"))
+    marks = run_queue.marks(workspace.store, first)
+    assert run_queue.tags(marks) == ["good"]
+    with pytest.raises(InputError, match="Write something"):
+        run_queue.add_mark(workspace.store, Mark(first, "note", " ", "eve"))
+    control.promote(workspace, first, by="eve")
+    control.promote(workspace, second, by="eve")
+    assert run_queue.current_policy(workspace.store) == second
+    control.delete(workspace, second, by="eve")
+    assert run_queue.current_policy(workspace.store) == first
+    with pytest.raises(InputError, match="consensus run"):
+        control.promote(workspace, pretend(workspace, "consensus"), by="eve")
+
+
+def test_runs_are_compared_by_what_differs_and_what_came_out(workspace):
+    first = pretend(workspace, reward_last=0.4, kl=1.0)
+    clone = control.clone(workspace, first, ["kl_coef=0.2"], by="eve")
+    policy = runs.run(workspace.store, first).folder
+    evaluation = Run(
+        "evaluate-x",
+        "evaluate",
+        {},
+        "finished",
+        inputs={"policy": policy},
+        metrics={"toxicity_reduction": 0.9},
+        folder=str(workspace.folder / "runs" / "evaluate-x"),
+    )
+    runs.save_run(workspace.store, evaluation)
+    runs.add_review(workspace.store, Review("evaluate-x", "eve", "accept", "fine"))
+    found = control.compare(workspace, [first, clone])
+    assert found["differences"] == {"kl_coef": [0.05, 0.2]}
+    assert found["outcomes"][0]["toxicity_reduction"] == 0.9
+    assert found["outcomes"][0]["verdict"] == "accept"
+    assert "toxicity_reduction" not in found["outcomes"][1]
+
+
+def test_progress_is_written_with_the_time_left(tmp_path):
+    report = control.ProgressFile(tmp_path / "progress.json")
+    report("PPO", 0, 10)
+    time.sleep(0.02)
+    report("PPO", 10, 10, "kl 1")
+    row = json.loads((tmp_path / "progress.json").read_text())
+    assert (row["done"], row["note"], row["seconds_left"]) == (10, "kl 1", 0.0)
+
+
+def test_the_command_line_asks_follows_and_lists(workspace):
+    def concord(*words):
+        command = [sys.executable, "-m", "alignment.cli", "runs", *words]
+        done = subprocess.run(
+            [*command, "-w", str(workspace.folder), "--json"],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    code, said = concord("start", "consensus", "--watch")
+    assert code == 0, said
+    run_id = json.loads(said.strip().splitlines()[-1])["run_id"]
+    listed = json.loads(concord("list")[1].strip().splitlines()[-1])["runs"]
+    assert [(row["run_id"], row["status"]) for row in listed] == [(run_id, "finished")]
+    code, said = concord("stop", run_id)
+    assert code == 2
+    assert "nothing to stop" in said

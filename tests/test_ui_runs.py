@@ -1,0 +1,105 @@
+"""The control room's API: forms from the configuration, records piece by piece, actions under the caller's name."""
+
+import json
+
+import pytest
+
+from alignment.config import Config
+from alignment.feedback import run_queue, runs
+from alignment.feedback.store import Store
+from alignment.workspace import Workspace
+from tests.e2e.workspace import make_workspace
+from tests.test_ui_api import PLAIN, PROMPTS, SECRET, client_of
+from ui import run_form
+from ui.app import create_app
+
+
+@pytest.fixture
+def workspace(tmp_path):
+    return make_workspace(tmp_path / "workspace", PROMPTS, PLAIN)
+
+
+@pytest.fixture
+def engineer(workspace, monkeypatch):
+    monkeypatch.setattr("alignment.control.dispatch", lambda *_: [])  # nothing starts here
+    return client_of(create_app(workspace, secret=SECRET), "engineer")
+
+
+def test_every_option_of_every_stage_has_its_field():
+    for stage in run_queue.STAGES:
+        made = run_form.fields(Config(), stage)
+        assert [field["name"] for field in made] == list(
+            type(getattr(Config(), stage)).model_fields
+        )
+        assert all(field["about"] for field in made)
+        values = {field["name"]: field["value"] for field in made}
+        config, problems = run_form.checked(Config(), stage, values)
+        assert problems == {}
+        assert config == Config(), f"the form of {stage} changes what it shows"
+
+
+def test_what_is_wrong_is_said_at_its_field(engineer):
+    wrong = {"kl_coef": -1, "batch_size": "many", "nonsense": 1}
+    found = engineer.post("/api/runs/check", json={"stage": "ppo", "values": wrong}).json()
+    assert set(found["problems"]) == {"kl_coef", "batch_size", "nonsense"}
+    refused = engineer.post("/api/runs", json={"stage": "sample", "values": {"top_p": 2}})
+    assert refused.status_code == 422
+    assert "top_p" in refused.json()["detail"]
+    together = {"batch_size": 64, "num_mini_batches": 7}
+    found = engineer.post("/api/runs/check", json={"stage": "ppo", "values": together}).json()
+    assert "multiple" in found["problems"][""]
+
+
+def test_the_form_shows_yaml_and_what_changed_since_the_last_run(engineer):
+    values = {"kl_coef": 0.3}
+    found = engineer.post("/api/runs/check", json={"stage": "ppo", "values": values}).json()
+    assert "kl_coef: 0.3" in found["yaml"]
+    assert found["last_run"] == "ppo-1"
+
+
+def test_a_run_is_asked_for_under_the_callers_name(engineer, workspace):
+    answer = engineer.post("/api/runs", json={"stage": "sample", "values": {"temperature": 0.7}})
+    [run_id] = answer.json()["queued"]
+    with Workspace.open(workspace) as opened:
+        request = run_queue.request_of(opened.store, run_id)
+        assert request.created_by == "engineer"
+        assert request.config["sample"]["temperature"] == 0.7
+        assert runs.run(opened.store, run_id).status == "queued"
+    said = engineer.post(f"/api/runs/{run_id}/stop", json={}).json()["message"]
+    assert "queue" in said
+    refused = engineer.post("/api/runs", json={"stage": "reward", "source": "ppo-1"})
+    assert refused.status_code == 422
+
+
+def test_notes_and_tags_show_in_the_list(engineer, workspace):
+    engineer.post("/api/runs/ppo-1/note", json={"text": "look here"})
+    engineer.post("/api/runs/ppo-1/tag", json={"text": "best"})
+    found = engineer.get("/api/runs/live?run=ppo-1")
+    assert [m["kind"] for m in found.json()["run"]["marks"]] == ["note", "tag"]
+    assert {m["by"] for m in found.json()["run"]["marks"]} == {"engineer"}
+    again = engineer.get(
+        "/api/runs/live?run=ppo-1", headers={"If-None-Match": found.headers["etag"]}
+    )
+    assert (again.status_code, again.content) == (304, b"")
+    assert engineer.get("/api/runs/live?run=nothing").status_code == 404
+    assert engineer.post("/api/runs/nothing/note", json={"text": "x"}).status_code == 404
+    store = Store(workspace / "feedback.db")
+    assert run_queue.tags(run_queue.marks(store, "ppo-1")) == ["best"]
+    store.close()
+
+
+def test_a_growing_record_comes_in_whole_lines(engineer, workspace):
+    path = workspace / "runs" / "ppo-1" / "metrics.jsonl"
+    path.write_text('{"iteration": 1}\n{"iteration": 2}\n{"iter')
+    first = engineer.get("/api/runs/ppo-1/lines/metrics").json()
+    assert first["rows"] == [{"iteration": 1}, {"iteration": 2}]
+    with path.open("a") as file:
+        file.write('ation": 3}\n')
+    more = engineer.get(f"/api/runs/ppo-1/lines/metrics?start={first['end']}").json()
+    assert more["rows"] == [{"iteration": 3}]
+    (path.parent / "run.log").write_text("first\nlast <script>\n")
+    log = engineer.get("/api/runs/ppo-1/log?start=-14").json()
+    assert log["text"] == "last <script>\n"
+    assert json.dumps(log)
+    outside = engineer.get("/api/runs/..%2F..%2Fetc/log")
+    assert outside.status_code in (404, 422)

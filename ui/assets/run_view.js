@@ -1,0 +1,155 @@
+// One run: where it is, what it warns of, its curves, samples side by side, its log, and what can be done with it.
+"use strict";
+window.concord = window.concord || {};
+
+window.concord.runView = (act) => {
+  const { make } = window.concord;
+  const element = make("section", { class: "r-view", "aria-label": "The chosen run" });
+  const parts = {};
+  for (const name of ["head", "progress", "message", "warnings", "tabs", "curves", "samples", "log", "facts", "notes"]) parts[name] = make("div", { class: `r-${name}` });
+  const logText = make("pre", { class: "r-logtext", tabindex: "0", "aria-label": "Log" });
+  parts.log.append(logText);
+  const noteText = make("textarea", { rows: 2, maxlength: 4000, "aria-label": "Note" });
+  const noteList = make("div");
+  parts.notes.append(noteText, make("div", { class: "r-buttons" },
+    make("button", { text: "Keep note", "data-note": "note" }), make("button", { text: "Add as tag", "data-note": "tag" }), make("button", { text: "Take tag off", "data-note": "untag" })), noteList);
+  const TABS = { curves: "Curves", samples: "Samples", log: "Log", facts: "Figures and configuration", notes: "Notes" };
+  let tab = "curves", run = null, draw = null, records = {}, logEnd = null, busy = false;
+
+  element.append(parts.head, parts.progress, parts.message, parts.warnings, parts.tabs, ...Object.keys(TABS).map((name) => parts[name]));
+  parts.tabs.setAttribute("role", "tablist");
+  parts.tabs.append(...Object.entries(TABS).map(([name, text]) => make("button", { role: "tab", "data-tab": name, text })));
+
+  const status = (word) => make("span", { class: `tag ${{ running: "live", starting: "live", finished: "good", failed: "bad", stopped: "warn" }[word] ?? ""}`, text: word });
+  const duration = (seconds) => (seconds >= 3600 ? `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min` : seconds >= 60 ? `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s` : `${Math.round(seconds)} s`);
+  const readable = (value) => (value === null || value === undefined ? "–" : typeof value === "number" ? String(Number(value.toPrecision(5))) : typeof value === "object" ? JSON.stringify(value) : String(value));
+  window.concord.runWords = { status, duration, readable };
+
+  // Show a run as /api/runs/live tells it; another run than before starts afresh.
+  function show(next) {
+    const fresh = next?.run_id !== run?.run_id;
+    run = next;
+    element.hidden = !run;
+    if (!run) return;
+    if (fresh) {
+      records = { metrics: { rows: [], end: 0 }, samples: { rows: [], end: 0 }, warnings: { rows: [], end: 0 } };
+      logEnd = null;
+      logText.textContent = "";
+      parts.curves.replaceChildren();
+      parts.samples.replaceChildren();
+      draw = window.concord.curves(parts.curves);
+      noteText.value = "";
+    }
+    head();
+    facts();
+    notes();
+    pick(tab);
+    follow();
+  }
+
+  function head() {
+    const can = { queued: ["stop"], starting: ["stop-now"], running: ["stop", "stop-now"], finished: ["clone", "delete"], stopped: ["resume", "clone", "delete"], failed: ["resume", "clone", "delete"] }[run.status] ?? [];
+    const trained = ["reward", "ppo"].includes(run.stage);
+    const words = { stop: trained && run.status === "running" ? "Stop after a checkpoint" : "Stop", "stop-now": "Stop at once", resume: "Resume", clone: "Clone", delete: "Delete", promote: "Promote to current policy" };
+    const acts = can.filter((name) => name !== "resume" || trained);
+    if (run.stage === "ppo" && run.status === "finished") acts.unshift("promote");
+    const gone = run.marks.filter(({ kind }) => ["delete", "restore"].includes(kind)).at(-1)?.kind === "delete";
+    const buttons = gone ? [make("button", { text: "Restore", "data-act": "restore" })] : acts.map((name) => make("button", { text: words[name], "data-act": name, class: name === "promote" ? "r-primary" : "" }));
+    const links = [];
+    if (run.report) links.push(make("a", { href: `/reports/${run.run_id}`, text: "Report", target: "_blank" }));
+    if (run.evaluation) links.push(make("a", { href: `/review/?run=${run.evaluation}`, text: "Its verdict page" }));
+    parts.head.replaceChildren(make("h1", { text: run.run_id }),
+      make("p", { class: "soft" }, status(run.status), ` ${run.stage}${run.asked_by ? `, asked for by ${run.asked_by}` : ""} `, ...links.flatMap((link) => [link, " "])),
+      make("div", { class: "r-buttons" }, ...buttons));
+    const at = run.progress, active = ["running", "starting"].includes(run.status);
+    parts.progress.hidden = !(active && at);
+    if (active && at) {
+      const left = at.seconds_left === null ? "" : `, about ${duration(at.seconds_left)} left`;
+      parts.progress.replaceChildren(make("p", { text: `${at.label}: ${at.done} of ${at.total}${left}${at.note ? `. ${at.note}` : ""}` }),
+        make("progress", { max: at.total, value: at.done, "aria-label": at.label }));
+    }
+    parts.message.hidden = !run.message;
+    parts.message.className = `r-message ${run.status === "failed" ? "message" : "soft"}`;
+    parts.message.textContent = run.message ?? "";
+  }
+
+  function facts() {
+    const table = (title, values) => {
+      const rows = Object.entries(values ?? {});
+      return rows.length ? make("div", { class: "box" }, make("h2", { text: title }), make("table", {}, ...rows.map(([key, value]) =>
+        make("tr", {}, make("th", { scope: "row", text: key }), make("td", { class: "value", text: readable(value) }))))) : "";
+    };
+    parts.facts.replaceChildren(make("div", { class: "columns" }, ...[table("Figures", run.metrics), table("Configuration", run.config), table("Read", run.inputs), table("Versions", run.versions)].filter(Boolean)));
+  }
+
+  function notes() {
+    noteList.replaceChildren(...run.marks.toReversed().map(({ kind, value, by, created }) =>
+      make("div", { class: "review" }, make("b", { text: kind }), make("span", { class: "soft", text: ` ${by}, ${new Date(created).toLocaleString()}` }), make("p", { text: value }))));
+  }
+
+  function pick(name) {
+    tab = name;
+    const empty = { curves: records.metrics.rows.length === 0, samples: run.sizes.samples === 0 };
+    for (const button of parts.tabs.children) {
+      button.setAttribute("aria-selected", String(button.dataset.tab === tab));
+      button.hidden = button.dataset.tab === "samples" && empty.samples;
+    }
+    for (const each of Object.keys(TABS)) parts[each].hidden = each !== tab;
+  }
+
+  // What has been added to the run's files since the last look, and nothing else.
+  async function follow() {
+    if (busy) return;
+    busy = true;
+    const asked = run.run_id, path = `/api/runs/${encodeURIComponent(asked)}`;
+    try {
+      for (const name of ["metrics", "samples", "warnings"]) {
+        const kept = records[name];
+        if (run.sizes[name] < kept.end) Object.assign(kept, { rows: [], end: 0 }); // a resumed run goes on from a checkpoint
+        while (run.run_id === asked && run.sizes[name] > kept.end) {
+          const more = await window.concord.get(`${path}/lines/${name}?start=${kept.end}`);
+          if (more.end === kept.end) break;
+          kept.rows.push(...more.rows);
+          kept.end = more.end;
+        }
+      }
+      if (tab === "log" && run.sizes.log !== logEnd) {
+        const bottom = logText.scrollHeight - logText.scrollTop - logText.clientHeight < 40;
+        const more = await window.concord.get(`${path}/log?start=${logEnd ?? -60000}`);
+        logText.textContent += more.text.replace(/[^\n]*\r(?!\n)/g, "");
+        logEnd = more.end;
+        if (bottom) logText.scrollTop = logText.scrollHeight;
+      }
+    } catch { /* the next look tries again */ }
+    busy = false;
+    if (run?.run_id !== asked) return;
+    draw(records.metrics.rows);
+    if (records.metrics.rows.length === 0) parts.curves.replaceChildren(make("p", { class: "empty", text: "No figures yet." }));
+    samples();
+    parts.warnings.hidden = records.warnings.rows.length === 0;
+    parts.warnings.replaceChildren(...records.warnings.rows.slice(-3).map(({ iteration, warning }) => make("p", { text: `Iteration ${iteration}: ${warning}` })));
+  }
+
+  // The same prompt over the iterations, side by side.
+  function samples() {
+    const rows = records.samples.rows, prompts = [...new Set(rows.map(({ prompt }) => textOf(prompt)))].slice(0, 6);
+    const iterations = [...new Set(rows.map(({ iteration }) => iteration))];
+    const shown = iterations.length <= 4 ? iterations : [iterations[0], iterations[Math.floor(iterations.length / 3)], iterations[Math.floor((2 * iterations.length) / 3)], iterations.at(-1)];
+    const key = JSON.stringify([rows.length, prompts.length]);
+    if (parts.samples.dataset.key === `${run.run_id}${key}`) return;
+    parts.samples.dataset.key = `${run.run_id}${key}`;
+    parts.samples.replaceChildren(...prompts.map((prompt) => make("div", { class: "box" }, make("p", { class: "r-prompt", dir: "auto", text: prompt }),
+      make("div", { class: "r-side" }, ...shown.flatMap((iteration) => rows.filter((row) => row.iteration === iteration && textOf(row.prompt) === prompt).slice(0, 1)).map((row) =>
+        make("div", {}, make("b", { text: `Iteration ${row.iteration}` }), make("span", { class: "soft", text: typeof row.reward === "number" ? ` reward ${row.reward.toFixed(2)}` : "" }), make("p", { dir: "auto", text: row.completion })))))));
+  }
+  const textOf = (prompt) => (typeof prompt === "string" ? prompt : (prompt ?? []).map(({ content }) => content).join("\n"));
+
+  element.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (!button) return;
+    if (button.dataset.tab) { pick(button.dataset.tab); follow(); }
+    else if (button.dataset.act) act(run, button.dataset.act);
+    else if (button.dataset.note && noteText.value.trim()) { act(run, button.dataset.note, noteText.value.trim()); noteText.value = ""; }
+  });
+  return { element, show };
+};

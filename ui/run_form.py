@@ -1,0 +1,102 @@
+"""The form of a stage, made from its typed configuration: fields with their explanations, checks, and what changed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from alignment.config import Config
+
+LAUNCHED = ("reward", "ppo")  # stages that several processes can share
+
+
+def fields(config: Config, stage: str) -> list[dict[str, Any]]:
+    """The fields of a stage: name, explanation, kind of input, present value, and choices where there are few.
+
+    `kind`: number, integer, flag, choice, text, or yaml for what is none of these (lists, optional mixtures).
+    """
+    section: BaseModel = getattr(config, stage)
+    schema = type(section).model_json_schema()["properties"]
+    return [
+        {
+            "name": name,
+            "about": info.description or "",
+            "value": getattr(section, name)
+            if _plain(getattr(section, name))
+            else yaml.safe_dump(section.model_dump(mode="json")[name], sort_keys=False),
+            **_kind(schema[name]),
+        }
+        for name, info in type(section).model_fields.items()
+    ]
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | bool)
+
+
+def _kind(schema: dict[str, Any]) -> dict[str, Any]:
+    options = schema.get("anyOf", [schema])
+    optional = any(option.get("type") == "null" for option in options)
+    [first, *others] = [option for option in options if option.get("type") != "null"]
+    limits = {
+        ours: first[theirs]
+        for theirs, ours in (("minimum", "min"), ("maximum", "max"))
+        if theirs in first
+    }
+    if others or first.get("type") in ("array", "object") or "$ref" in first:
+        return {"kind": "yaml", "optional": optional}
+    if "enum" in first:
+        return {"kind": "choice", "choices": first["enum"], "optional": optional}
+    kinds = {"integer": "integer", "number": "number", "boolean": "flag"}
+    return {"kind": kinds.get(first.get("type", ""), "text"), "optional": optional, **limits}
+
+
+def checked(
+    config: Config, stage: str, values: dict[str, Any]
+) -> tuple[Config | None, dict[str, str]]:
+    """`config` with the form's values in the stage's section, and field -> what is wrong with it.
+
+    Text of a yaml field is parsed first. The configuration is None where a field is wrong; problems of the section as
+    a whole stand under the empty name.
+    """
+    section: BaseModel = getattr(config, stage)
+    tree, problems = section.model_dump(), {}
+    kinds = {field["name"]: field["kind"] for field in fields(config, stage)}
+    for name, value in values.items():
+        if name not in kinds:
+            problems[name] = "There is no such option."
+        elif kinds[name] == "yaml" and isinstance(value, str):
+            try:
+                tree[name] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                problems[name] = "This is not valid YAML."
+        else:
+            tree[name] = value
+    try:
+        made = type(section).model_validate(tree)
+    except ValidationError as error:
+        for problem in error.errors():
+            name = str(problem["loc"][0]) if problem["loc"] else ""
+            problems.setdefault(name, problem["msg"].removeprefix("Value error, "))
+        return None, problems
+    return (None, problems) if problems else (config.model_copy(update={stage: made}), {})
+
+
+def as_yaml(config: Config, stage: str) -> str:
+    """The stage's section as YAML, to be kept beside the form."""
+    section = getattr(config, stage).model_dump(mode="json")
+    return yaml.safe_dump({stage: section}, sort_keys=False, allow_unicode=True)
+
+
+def differences(config: Config, stage: str, before: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Where the section differs from the configuration of an earlier run."""
+    if before is None:
+        return []
+    present = getattr(config, stage).model_dump(mode="json")
+    return [
+        {"name": key, "before": before.get(key), "now": value}
+        for key, value in present.items()
+        if key in before and before[key] != value
+    ]
