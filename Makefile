@@ -7,7 +7,7 @@ WORKSPACE ?= concord-demo
 # The OpenMP threads of torch sleep while they wait, so that a busy machine slows down gently.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test lint docs bench clean chromium
+.PHONY: demo test lint docs bench bench-load clean chromium
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -48,6 +48,12 @@ bench-consensus: $(VENV)/.bench ## consensus against what a user could install i
 
 bench-demo: $(VENV)/.installed ## the figures of the demo for three seeds
 	$(BIN)/python -m benchmarks.demo
+
+bench-load: $(VENV)/.installed ## 200 labelers at once against a served instance that is killed ten times
+	$(BIN)/python -m benchmarks.load
+
+bench-reward: $(VENV)/.installed ## the reward trainer against TRL's own on the same pairs
+	$(BIN)/python -m benchmarks.reward
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

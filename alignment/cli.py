@@ -6,19 +6,24 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from alignment import __version__
-from alignment.cli_known_orders import GoldOption, adjudicate, gold_app
+from alignment.cli_known_orders import adjudicate, gold_app
 from alignment.cli_runs import runs_app
 from alignment.cli_shared import (
     CompletionsOption,
     ConfigOption,
+    FsdpOption,
+    GoldOption,
     JsonOption,
+    LaunchConfigOption,
     ModelOption,
+    NprocOption,
     OutOption,
     PairsOption,
     PolicyOption,
@@ -27,6 +32,7 @@ from alignment.cli_shared import (
     RewardModelOption,
     SetOption,
     WorkspaceOption,
+    launch_options,
 )
 from alignment.cli_shared import job as _job
 from alignment.cli_shared import progress_bars as _progress
@@ -217,6 +223,9 @@ def train_reward(
     pairs: PairsOption = None,
     model: ModelOption = None,
     out: OutOption = None,
+    fsdp: FsdpOption = None,
+    nproc: NprocOption = None,
+    launch_config: LaunchConfigOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
@@ -225,7 +234,9 @@ def train_reward(
     from alignment import pipeline
 
     with _job("reward", workspace, config, assignments, out, pairs=pairs, model=model) as job:
-        figures = pipeline.train_reward(job)
+        figures = pipeline.train_reward(
+            replace(job, launch=launch_options(fsdp, nproc, launch_config))
+        )
     _show(figures, as_json, "Reward model")
 
 
@@ -236,6 +247,9 @@ def train_ppo(
     model: ModelOption = None,
     reward_model: RewardModelOption = None,
     out: OutOption = None,
+    fsdp: FsdpOption = None,
+    nproc: NprocOption = None,
+    launch_config: LaunchConfigOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
     as_json: JsonOption = False,
@@ -253,8 +267,31 @@ def train_ppo(
         model=model,
         reward_model=reward_model,
     ) as job:
-        figures = pipeline.train_ppo(job)
+        figures = pipeline.train_ppo(
+            replace(job, launch=launch_options(fsdp, nproc, launch_config))
+        )
     _show(figures, as_json, "PPO")
+
+
+@train_app.command("join")
+def train_join(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="The --out of the run, under the same path as on the first machine."),
+    ],
+    launch_config: Annotated[
+        Path,
+        typer.Option(help="The accelerate configuration that the first machine launches with."),
+    ],
+    machine_rank: Annotated[
+        int, typer.Option(min=1, help="This machine's number; the first has 0.")
+    ],
+) -> None:
+    """On every further machine: take part in a run of several nodes."""
+    from alignment.training.launch import join, launch_from
+
+    with _progress() as progress:
+        join(folder, launch_from(launch_config, machine_rank=machine_rank), progress)
 
 
 @evaluate_app.command("toxicity")

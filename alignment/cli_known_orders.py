@@ -15,9 +15,6 @@ from alignment.errors import InputError
 ByOption = Annotated[
     str | None, typer.Option("--by", help="Who says so; by default the name of your login.")
 ]
-GoldOption = Annotated[
-    Path | None, typer.Option("--gold", help="JSONL of known orders, which settle their prompts.")
-]
 CommentOption = Annotated[str, typer.Option("--comment", help="Why, for the record.")]
 COLUMNS = ("order_id", "prompt_id", "source", "set_by", "ranks", "comment", "created")
 
@@ -42,8 +39,8 @@ def gold_import(
 
     who = by or getpass.getuser()
     read = [replace(order, set_by=who) for order in read_jsonl(file, KnownOrder.from_json)]
-    with job(None, workspace, None, None) as opened:
-        stored = set_known_orders(opened._store("workspace"), read)
+    with job(None, workspace, None, None) as work:
+        stored = set_known_orders(work._store("workspace"), read)
     prompts = len({order.prompt_id for order in stored})
     show({"known_orders": len(stored), "prompts": prompts}, as_json, "Gold imported")
 
@@ -53,8 +50,8 @@ def gold_list(workspace: WorkspaceOption = None, as_json: JsonOption = False) ->
     """The known orders that stand: gold and adjudications."""
     from alignment.feedback.known_orders import known_orders
 
-    with job(None, workspace, None, None) as opened:
-        found = [order.to_json() for order in known_orders(opened._store("workspace"))]
+    with job(None, workspace, None, None) as work:
+        found = [order.to_json() for order in known_orders(work._store("workspace"))]
     rows(found, COLUMNS, as_json, "known_orders")
 
 
@@ -80,8 +77,8 @@ def adjudicate(
             "Give the ranks, --rank COMPLETION_ID=RANK for each completion, or --withdraw."
         )
     who = by or getpass.getuser()
-    with job(None, workspace, None, None) as opened:
-        store = opened._store("workspace")
+    with job(None, workspace, None, None) as work:
+        store = work._store("workspace")
         figures: dict[str, Any] = {"prompt_id": prompt_id}
         if ranks:
             order = known.KnownOrder(prompt_id, _ranks(ranks), "adjudication", who, comment)

@@ -11,7 +11,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from alignment.cli_shared import JsonOption, SetOption, WorkspaceOption, job, rows, show
+from alignment.cli_shared import (
+    FsdpOption,
+    JsonOption,
+    LaunchConfigOption,
+    NprocOption,
+    SetOption,
+    WorkspaceOption,
+    job,
+    launch_options,
+    rows,
+    show,
+)
 
 runs_app = typer.Typer(
     help="Runs: start, watch, stop, resume, compare; what was run, with which figures.",
@@ -75,6 +86,9 @@ def runs_start(
     ],
     workspace: WorkspaceOption = None,
     assignments: SetOption = None,
+    fsdp: FsdpOption = None,
+    nproc: NprocOption = None,
+    launch_config: LaunchConfigOption = None,
     watch: Annotated[bool, typer.Option(help="Stay and follow the run to its end.")] = False,
     most: MostOption = 1,
     as_json: JsonOption = False,
@@ -86,10 +100,11 @@ def runs_start(
     with job(None, workspace, None, None) as work:
         work._store("workspace")
         config = control.new_config(work.workspace, assignments or [], section)
+        launch = launch_options(fsdp, nproc, launch_config)
         if stage == "round":
-            asked = control.submit_round(work.workspace, config, by=_me())
+            asked = control.submit_round(work.workspace, config, by=_me(), launch=launch)
         else:
-            asked = [control.submit(work.workspace, stage, config, by=_me())]
+            asked = [control.submit(work.workspace, stage, config, by=_me(), launch=launch)]
         started = control.dispatch(work.workspace, most)
         if watch:
             for run_id in asked:

@@ -33,6 +33,9 @@ PromptsOption = Annotated[Path | None, typer.Option("--prompts", help="JSONL of 
 CompletionsOption = Annotated[
     Path | None, typer.Option("--completions", help="JSONL of completions.")
 ]
+GoldOption = Annotated[
+    Path | None, typer.Option("--gold", help="JSONL of known orders, which settle their prompts.")
+]
 RankingsOption = Annotated[Path | None, typer.Option("--rankings", help="JSONL of rankings.")]
 PairsOption = Annotated[Path | None, typer.Option("--pairs", help="JSONL of preference pairs.")]
 ModelOption = Annotated[
@@ -43,8 +46,35 @@ PolicyOption = Annotated[Path | None, typer.Option("--policy", help="Folder of a
 RewardModelOption = Annotated[
     Path | None, typer.Option("--reward-model", help="Folder of a reward model.")
 ]
+FsdpOption = Annotated[
+    int | None,
+    typer.Option(
+        "--fsdp", min=1, help="Train on N processes that share the model in shards (FSDP2)."
+    ),
+]
+NprocOption = Annotated[
+    int | None,
+    typer.Option(
+        "--nproc", min=1, help="Train on N processes that each hold the whole model (DDP)."
+    ),
+]
+LaunchConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--launch-config", help="An accelerate configuration to launch with, such as of two nodes."
+    ),
+]
 
 stderr = Console(stderr=True)
+
+
+def launch_options(
+    fsdp: int | None, nproc: int | None, launch_config: Path | None
+) -> dict[str, Any]:
+    """How to spread a run over processes, as it is kept with the run; empty where it stays in one."""
+    file = None if launch_config is None else str(launch_config.resolve())
+    options = {"fsdp": fsdp, "nproc": nproc, "config_file": file}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @contextlib.contextmanager

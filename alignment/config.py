@@ -170,17 +170,62 @@ class LoraSection(Section):
 class RewardTrainingConfig(LoraSection):
     """`concord train reward`: the reward model."""
 
-    num_train_epochs: float = Field(2.0, gt=0, description="passes over the pairs")
-    per_device_train_batch_size: int = Field(16, ge=1, description="pairs per step and device")
+    full_finetuning: bool = Field(
+        False,
+        description="train every weight of the base instead of an adapter; the lora_ keys rest",
+    )
+    num_train_epochs: float = Field(2.0, gt=0, description="passes over the prompts, at most")
+    per_device_train_batch_size: int = Field(
+        32,
+        ge=2,
+        description="completions per step and device; those of one prompt stay together, in all their pairs",
+    )
+    max_batch_tokens: int | None = Field(
+        None, ge=16, description="tokens per step and device at most, padding included"
+    )
     gradient_accumulation_steps: int = Field(1, ge=1, description="steps summed before each update")
     learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of AdamW")
     warmup_ratio: float = Field(
         0.05, ge=0, lt=1, description="share of the steps with rising learning rate"
     )
     weight_decay: float = Field(0.0, ge=0, description="AdamW's weight decay")
-    max_length: int = Field(1024, ge=8, description="longest prompt plus completion, in tokens")
+    max_length: int = Field(
+        1024, ge=8, description="longest prompt plus completion, in tokens; what is longer is cut"
+    )
+    soft_labels: bool = Field(
+        True, description="learn the consensus probability (true) or only the order (false)"
+    )
+    weight_by_confidence: bool = Field(
+        False, description="let a pair weigh 2 confidence - 1 instead of 1; ties then weigh nothing"
+    )
+    margin: float = Field(
+        0.0,
+        ge=0,
+        description="score difference asked for beyond the label, times 2 probability - 1",
+    )
+    ensemble_heads: int = Field(
+        4, ge=1, description="heads whose mean is the score and whose spread its uncertainty"
+    )
     held_out_fraction: float = Field(
-        0.2, gt=0, lt=1, description="share of the prompts kept for accuracy"
+        0.2, gt=0, lt=1, description="share of the prompts kept for the trust figures"
+    )
+    validation_fraction: float = Field(
+        0.1,
+        gt=0,
+        lt=1,
+        description="share of the other prompts for early stopping and the temperature",
+    )
+    evaluations: int = Field(
+        10, ge=1, description="evaluations on the validation prompts, each with a checkpoint"
+    )
+    early_stopping_patience: int = Field(
+        3, ge=0, description="evaluations without a better loss until training stops; 0 never stops"
+    )
+    precision: Literal["auto", "bf16", "fp32"] = Field(
+        "auto", description="auto takes bf16 on an accelerator that has it"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute activations again in the backward pass: slower, less memory"
     )
     seed: int = Field(0, ge=0, description="seed of initialisation, split and order")
 

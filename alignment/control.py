@@ -25,6 +25,7 @@ from alignment.pipeline import Job
 from alignment.workspace import STOP_FILE, Workspace, new_run_id, run_folder, versions
 
 LOG_FILE, PROGRESS_FILE, BIN_FOLDER = "run.log", "progress.json", "bin"
+TRAINING = ("reward", "ppo")  # stages that can be spread over processes
 CHECKPOINTING = ("reward", "ppo")  # stages that end gracefully: a checkpoint first
 PROGRESS_SECONDS = 0.5
 # What a stage reads, from which stage's run, and where in its folder.
@@ -55,12 +56,14 @@ def submit(
     """Put a run into the queue and return its id. What it reads is settled now: the newest run of the stage before, or
     the one in `after`.
 
-    Raises `InputError` on an unknown stage, or where the stage before has not run.
+    Raises `InputError` on an unknown stage, one that cannot be launched so, or where the stage before has not run.
     """
     if stage not in STAGES:
         raise InputError(
             f"There is no stage {stage!r}{nearest(stage, list(STAGES)) or ''}. Choose one of {', '.join(STAGES)}."
         )
+    if launch and stage not in TRAINING:
+        raise InputError(f"Only training runs on several processes, not {stage}: leave that out.")
     settled = dict(files or {})
     if stage in _READS and _READS[stage][0] not in settled:
         settled |= _newest_input(workspace, stage, after)
@@ -83,11 +86,17 @@ def submit(
     return run_id
 
 
-def submit_round(workspace: Workspace, config: Config, *, by: str) -> list[str]:
-    """The whole round on today's rankings: consensus, reward model, PPO, evaluation, each after the one before."""
+def submit_round(
+    workspace: Workspace, config: Config, *, by: str, launch: Mapping[str, Any] | None = None
+) -> list[str]:
+    """The whole round on today's rankings: consensus, reward model, PPO, evaluation, each after the one before.
+
+    `launch` is for the two that train.
+    """
     chain: list[str] = []
     for stage in ("consensus", "reward", "ppo", "evaluate"):
-        chain.append(submit(workspace, stage, config, by=by, after=chain[-1:]))
+        spread = launch if stage in TRAINING else None
+        chain.append(submit(workspace, stage, config, by=by, launch=spread, after=chain[-1:]))
     return chain
 
 

@@ -33,9 +33,9 @@ def demo_config(seed: int) -> Config:
         "consensus": {"seed": seed},
         "reward": {
             "seed": seed,
-            "num_train_epochs": 3,
-            "per_device_train_batch_size": 32,
-            "learning_rate": 2e-3,
+            "num_train_epochs": 6,
+            "per_device_train_batch_size": 16,
+            "learning_rate": 1e-3,
             "lora_rank": 8,
             "lora_alpha": 16,
         },

@@ -17,13 +17,22 @@ from alignment.feedback import people, run_queue, runs
 from alignment.feedback.consensus import Consensus, fit_consensus
 from alignment.feedback.courtesy import courtesy
 from alignment.feedback.known_orders import KnownOrder, by_prompt, in_force, known_orders
+from alignment.feedback.labeler_votes import labeler_evidence
 from alignment.feedback.pairs import preference_pairs, split_by_prompt
 from alignment.feedback.people import Labeler
 from alignment.feedback.run_queue import Request
 from alignment.feedback.simulation import simulate_rankings
 from alignment.files import read_json, read_jsonl, write_json, write_jsonl
 from alignment.progress import Progress, silent
-from alignment.records import Completion, PreferencePair, Prompt, Ranking
+from alignment.records import (
+    Completion,
+    LabelerEvidence,
+    PreferencePair,
+    Prompt,
+    PromptText,
+    Ranking,
+)
+from alignment.training import launch as launcher
 from alignment.workspace import Workspace, recorded_run
 
 
@@ -324,21 +333,55 @@ def train_reward(job: Job) -> dict[str, Any]:
     from alignment.models.loading import load_tokenizer
     from alignment.training import reward
 
-    config, pairs = job.config.reward, job.pairs()
+    config, launch, pairs = job.config.reward, launcher.launch_of(**job.launch), job.pairs()
     train, held_out = split_by_prompt(pairs, config.held_out_fraction, config.seed)
     base = job.base_model()
     tokenizer = load_tokenizer(base)
     summary = job.latest_metrics("consensus") if job.file("pairs") is None else {}
     with job.run("reward", config, {"model": base, "pairs": len(pairs)}) as run:
-        result = reward.train_reward(
-            base, tokenizer, train, held_out, config, run.folder, job.progress
-        )
+        known: dict[str, Any] = {
+            "evidence": _labeler_evidence(job, {pair.prompt_id for pair in held_out}),
+            "tasks": _task_texts(job),
+            "resume": job.resume,
+        }
+        if launch is None:
+            figures = reward.train_reward(
+                base, tokenizer, train, held_out, config, run.folder, job.progress, **known
+            ).to_json()
+        else:
+            spec = launcher.reward_spec(base, train, held_out, config, **known)
+            figures = launcher.train(spec, run.folder, launch, job.progress)
         run.metrics = {
-            **result.to_json(),
+            **figures,
             "labeler_agreement": summary.get("agreement_with_consensus"),
             "trusted_labeler_agreement": summary.get("trusted_agreement_with_consensus"),
         }
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
+
+
+def _labeler_evidence(job: Job, prompt_ids: set[str]) -> LabelerEvidence | None:
+    """What the labelers did on these prompts, where the pairs come from the workspace's consensus."""
+    run = _latest_of(job, "consensus") if job.file("pairs") is None else None
+    if run is None or run.folder is None:
+        return None
+    labelers = read_json(Path(run.folder) / "labelers.json")
+    consensus = job.config.consensus
+    return labeler_evidence(
+        job.rankings(consensus.labelers), labelers, prompt_ids, consensus.method
+    )
+
+
+def _task_texts(job: Job) -> dict[str, tuple[PromptText, list[str]]]:
+    """Prompt id -> prompt and completions of each task of the workspace, for the order in which they are asked."""
+    if job.workspace is None:
+        return {}
+    store = job.workspace.store
+    prompts = {prompt.prompt_id: prompt.prompt for prompt in store.prompts()}
+    texts = {name: completion.text for name, completion in store.completions().items()}
+    return {
+        task.prompt_id: (prompts[task.prompt_id], [texts[name] for name in task.completion_ids])
+        for task in store.tasks()
+    }
 
 
 def train_ppo(job: Job) -> dict[str, Any]:
@@ -346,7 +389,8 @@ def train_ppo(job: Job) -> dict[str, Any]:
     from alignment.models.loading import load_tokenizer
     from alignment.training import ppo
 
-    config, prompts = job.config.ppo, job.prompts("train")
+    config, launch = job.config.ppo, launcher.launch_of(**job.launch)
+    prompts = job.prompts("train")
     held_out = [p for p in job.prompts() if p.split == "held-out"]
     reward_model, base = job.reward_model(), job.base_model()
     if config.reward_threshold is not None and not held_out:
@@ -357,10 +401,13 @@ def train_ppo(job: Job) -> dict[str, Any]:
     tokenizer = load_tokenizer(base)
     inputs = {"model": base, "reward_model": str(reward_model), "prompts": len(prompts)}
     with job.run("ppo", config, inputs) as run:
-        result = ppo.train_ppo(
-            base, tokenizer, reward_model, prompts, held_out, config, run.folder, job.progress
-        )
-        run.metrics = result.to_json()
+        if launch is None:
+            run.metrics = ppo.train_ppo(
+                base, tokenizer, reward_model, prompts, held_out, config, run.folder, job.progress
+            ).to_json()
+        else:
+            spec = launcher.ppo_spec(base, reward_model, prompts, held_out, config, launch)
+            run.metrics = launcher.train(spec, run.folder, launch, job.progress)
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from alignment.errors import InputError, nearest
@@ -308,6 +309,38 @@ class PreferencePair:
             "rejected_id": self.rejected_id,
             "votes": self.votes.to_json(),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class LabelerVote:
+    """One labeler's order of two completions of a held-out prompt.
+
+    `group`: the kind of labeler, such as careful. `with_others`: whether it is the order of the consensus of all the
+    other labelers; None where they give none.
+    """
+
+    labeler_id: str
+    group: str
+    trusted: bool
+    prompt_id: str
+    preferred_id: str
+    other_id: str
+    with_others: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelerEvidence:
+    """What the labelers did: votes, and the mean place at which each completion was shown (completion id -> place)."""
+
+    votes: Sequence[LabelerVote] = ()
+    positions: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, row: dict[str, Any]) -> LabelerEvidence:
+        return cls([LabelerVote(**vote) for vote in row["votes"]], row["positions"])
+
+    def to_json(self) -> dict[str, Any]:
+        return {"votes": [asdict(vote) for vote in self.votes], "positions": dict(self.positions)}
 
 
 def _plain(answer: str | list[Message]) -> str:

@@ -285,3 +285,15 @@ def test_the_command_line_asks_follows_and_lists(workspace):
     code, said = concord("stop", run_id)
     assert code == 2
     assert "nothing to stop" in said
+
+
+def test_the_launch_is_kept_with_the_run_and_only_training_has_one(workspace):
+    launch = {"nproc": 2}
+    chain = control.submit_round(workspace, Config(), by="eve", launch=launch)
+    kept = {
+        request.stage: request.launch
+        for request in (run_queue.request_of(workspace.store, run_id) for run_id in chain)
+    }
+    assert kept == {"consensus": {}, "reward": launch, "ppo": launch, "evaluate": {}}
+    with pytest.raises(InputError, match="Only training"):
+        control.submit(workspace, "sample", Config(), by="eve", launch=launch)

@@ -22,13 +22,14 @@ FLOORS = {
     "alignment.evaluation": 3,
     "alignment.workspace": 4,
     "alignment.pipeline": 4,
+    "alignment.labelling": 4,
     "alignment.demo_base": 4,
     "alignment.control": 4,
     "alignment.demo": 4,
     "alignment.cli": 5,
-    "alignment.cli_known_orders": 5,
     "alignment.cli_runs": 5,
     "alignment.cli_shared": 5,
+    "alignment.cli_known_orders": 5,
     "ui": 5,
 }
 HEAVY = {"torch", "transformers", "trl", "peft", "datasets", "accelerate"}

@@ -7,7 +7,7 @@ from peft import LoraConfig, PeftModel
 from transformers import AutoModelForSequenceClassification
 
 from alignment.config import RewardTrainingConfig
-from alignment.errors import ModelError, TrainingError
+from alignment.errors import ModelError
 from alignment.models.loading import (
     encode_completion,
     encode_prompt,
@@ -71,11 +71,12 @@ def ids_of(tokenizer, pair):
 def test_the_reward_model_learns_the_preference_and_keeps_its_figures(reward_folder):
     out, result = reward_folder
     assert result.accuracy == 1.0
-    assert (result.train_pairs, result.held_out_pairs) == (15, 3)
+    assert (result.train_pairs, result.validation_pairs, result.held_out_pairs) == (12, 3, 3)
     kept = json.loads((out / "reward.json").read_text())
     assert kept["accuracy"] == result.accuracy and kept["score_std"] > 0
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    assert steps[0]["loss"] > steps[-2]["loss"]
+    losses = [row["eval_loss"] for row in steps if "eval_loss" in row]
+    assert min(losses) < losses[0]
     assert not list(out.glob(".*partial"))
 
 
@@ -151,24 +152,3 @@ def test_a_reward_model_of_another_base_is_refused(llama_folder, tokenizer, tmp_
         trunk_on(tmp_path / "other").load_reward(tmp_path / "rm")
     with pytest.raises(ModelError, match="no reward model"):
         trunk_on(llama_folder).load_reward(tmp_path)
-
-
-def test_pairs_that_do_not_fit_are_counted_or_refused(llama_folder, tmp_path):
-    everything = pairs()
-    short = TINY.model_copy(update={"max_length": 8})
-    with pytest.raises(TrainingError, match="longer than 8 tokens"):
-        train_reward(
-            llama_folder,
-            load_tokenizer(llama_folder),
-            everything[:15],
-            everything[15:],
-            short,
-            tmp_path,
-        )
-    long = PreferencePair("What a day 0!", " kind" * 80, " rude", 0.9, 0.9, "p0", "x", "y")
-    quick = TINY.model_copy(update={"num_train_epochs": 1, "max_length": 64})
-    tokenizer = load_tokenizer(llama_folder)
-    result = train_reward(
-        llama_folder, tokenizer, [*everything[:15], long], everything[15:], quick, tmp_path
-    )
-    assert (result.train_pairs, result.left_out_too_long) == (15, 1)

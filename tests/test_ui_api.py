@@ -2,9 +2,11 @@ import inspect
 import json
 import shutil
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import gradio as gr
@@ -14,7 +16,7 @@ from fastapi.testclient import TestClient
 from starlette.routing import Mount, Route
 
 from alignment.errors import ConcordError, StoreError
-from alignment.feedback import people, runs, standing
+from alignment.feedback import credentials, lockout, people, runs, standing
 from alignment.feedback.store import Store
 from alignment.feedback.toxicity_scores import toxicity_scores
 from alignment.records import Completion, Prompt
@@ -22,11 +24,12 @@ from tests.e2e.workspace import HOSTILE, PLAIN, PROMPTS, make_workspace, passwor
 from ui import guard, sessions
 from ui.api_labelling import prompt_format
 from ui.app import create_app, serve
-from ui.sessions import Sessions, Throttle, workspace_secret
+from ui.sessions import Sessions, workspace_secret
 
 SECRET = b"a secret of at least thirty-two bytes"
 ANYBODY = {*people.ROLES, None}
 SIGNED_IN = set(people.ROLES)
+MANAGERS = {"engineer", "admin"}
 
 # Who may reach what. A route that is missing here fails `test_no_route_is_forgotten`.
 ROUTES = {
@@ -60,6 +63,15 @@ ROUTES = {
     ("POST", "/api/runs/check"): {"engineer", "admin"},
     ("POST", "/api/runs"): {"engineer", "admin"},
     ("POST", "/api/runs/{run_id}/{act}"): {"engineer", "admin"},
+    ("GET", "/api/tokens"): SIGNED_IN,
+    ("POST", "/api/tokens"): SIGNED_IN,
+    ("DELETE", "/api/tokens/{token_id}"): SIGNED_IN,
+    ("POST", "/api/sign-out-everywhere"): SIGNED_IN,
+    ("POST", "/api/labelers/{labeler_id}/{action}"): MANAGERS,
+    ("POST", "/api/invitations"): MANAGERS,
+    ("GET", "/api/audit"): MANAGERS,
+    ("GET", "/invite/{secret}"): ANYBODY,
+    ("POST", "/invite/{secret}"): ANYBODY,
     ("GET", "/reports/{run_id}"): {"reviewer", "engineer", "admin"},
     ("GET", "/board"): SIGNED_IN,
     ("GET", "/runs"): {"engineer", "admin"},
@@ -75,6 +87,7 @@ PROBES = {
     "/api/runs/{run_id}/{act}": "/api/runs/ppo-1/stop",
     "/assets": "/assets/concord.css",
     "/reports/{run_id}": "/reports/evaluate-1",
+    "/invite/{secret}": "/invite/nothing",
     "/board": "/board/",
     "/runs": "/runs/",
     "/consensus": "/consensus/",
@@ -173,12 +186,15 @@ def test_no_route_is_forgotten(shared):
 def test_every_route_is_open_to_its_roles_only(shared, role):
     client = client_of(shared, role)
     for (method, path), allowed in ROUTES.items():
-        answer = client.request(method, PROBES.get(path, path))
+        stale = {"X-CSRF-Token": "stale"} if path == "/api/sign-out-everywhere" else {}
+        answer = client.request(method, PROBES.get(path, path), headers=stale)
         where = f"{method} {path} as {role}"
         if role in allowed:
-            assert answer.status_code not in (401, 404, 405), where
+            assert answer.status_code not in (401, 405), where
+            assert answer.status_code != 404 or path.startswith("/invite/"), where
             # A form without its token is refused by the page itself, not for the role.
-            assert answer.status_code != 403 or path in ("/sign-in", "/sign-out"), where
+            forms = ("/sign-in", "/sign-out", "/invite/{secret}")
+            assert answer.status_code != 403 or path in forms or stale, where
         else:
             assert answer.status_code == (401 if role is None else 403), where
             assert answer.json()["detail"]
@@ -379,16 +395,146 @@ def test_a_broken_secret_is_refused(tmp_path):
         workspace_secret(tmp_path)
 
 
-def test_the_throttle_forgets(monkeypatch):
-    moment = [0.0]
-    monkeypatch.setattr(sessions.time, "monotonic", lambda: moment[0])
-    throttle = Throttle(limit=2, window_seconds=10)
-    throttle.failed("a")
-    moment[0] = 4.0
-    throttle.failed("a")
-    assert throttle.wait("a") == pytest.approx(6) and throttle.wait("b") == 0
-    moment[0] = 10.5
-    assert throttle.wait("a") == 0
+@pytest.mark.parametrize("again", [False, True])
+def test_failures_lock_an_account_and_a_restart_forgives_nothing(workspace, again):
+    app = create_app(workspace, secret=SECRET)
+    client = client_of(app, None)
+    for i in range(5):
+        sign_in(client, "labeler", f"guess number {i}")
+    if again:
+        client = client_of(create_app(workspace, secret=SECRET), None)
+    assert sign_in(client, "Labeler", password("labeler")).status_code == 429
+
+
+def test_failures_from_many_addresses_lock_the_account(store, monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(lockout.time, "time", lambda: clock[0])
+    for i in range(20):
+        assert lockout.wait(store, "ann", f"10.0.0.{i}") == 0
+        lockout.failed(store, "ann", f"10.0.0.{i}")
+    assert lockout.wait(store, "ANN", "10.0.1.1") == pytest.approx(900)
+    assert lockout.wait(store, "ben", "10.0.1.1") == 0
+    clock[0] += 901
+    assert lockout.wait(store, "ann", "10.0.1.1") == 0
+
+
+def test_sign_out_everywhere_ends_every_session_and_spares_the_others(app):
+    phone, desktop = client_of(app, None), client_of(app, None)
+    for client in (phone, desktop):
+        sign_in(client, "labeler", password("labeler"))
+    csrf = phone.get("/api/me").json()["csrf"]
+    assert phone.post("/api/sign-out-everywhere", headers={"X-CSRF-Token": csrf}).json() == {}
+    assert phone.get("/api/me").status_code == desktop.get("/api/me").status_code == 401
+    assert client_of(app, "other").get("/api/me").status_code == 200
+    sign_in(phone, "labeler", password("labeler"))
+    assert phone.get("/api/me").status_code == 200 and desktop.get("/api/me").status_code == 401
+
+
+# Invitations and tokens
+
+
+def accept(client, path, name, secret="a good password", again=None):
+    page = client.get(path)
+    token = page.text.split('name="token" value="', 1)[1].split('"', 1)[0]
+    form = {"name": name, "password": secret, "again": again or secret, "token": token}
+    return client.post(path, data=form)
+
+
+def test_an_invitation_makes_one_account_once(app, store):
+    manager = client_of(app, "engineer")
+    made = manager.post("/api/invitations", json={"role": "labeler"}).json()
+    assert made["path"] not in json.dumps(store.rows("SELECT * FROM invitations"))
+    guest = client_of(app, None)
+    for name, secret, again in (("eve", "a good password", "another"), ("eve", "short", "short")):
+        assert accept(guest, made["path"], name, secret, again).status_code == 422
+    assert accept(guest, made["path"], "labeler").status_code == 422, "the name is taken"
+    done = accept(guest, made["path"], "eve")
+    assert (done.status_code, done.headers["location"]) == (303, "/board/")
+    assert guest.get("/api/me").json()["role"] == "labeler"
+    assert client_of(app, None).get(made["path"]).status_code == 404
+    assert people.account(store, "eve").role == "labeler"
+
+
+def test_two_people_with_one_link_become_one_account(store):
+    secret = credentials.invite(store, "labeler", "admin", 1)
+    credentials.redeem(store, secret, "first", "a good password")
+    with pytest.raises(StoreError, match="used"):
+        credentials.redeem(store, secret, "second", "a good password")
+    assert people.account(store, "second") is None
+    late = credentials.invite(store, "labeler", "admin", -1)
+    assert credentials.invited_role(store, late) is None
+
+
+def test_only_an_admin_invites_managers(app):
+    engineer, admin = client_of(app, "engineer"), client_of(app, "admin")
+    for role in ("engineer", "admin"):
+        assert engineer.post("/api/invitations", json={"role": role}).status_code == 403
+        assert admin.post("/api/invitations", json={"role": role}).status_code == 200
+
+
+def bearer(app, token):
+    return TestClient(app, headers={"Authorization": f"Bearer {token}"}, follow_redirects=False)
+
+
+def test_a_token_acts_for_its_account_under_the_same_rules(app, store):
+    client = client_of(app, "labeler")
+    made = client.post("/api/tokens", json={"name": "my script"}).json()
+    assert made["token"] not in json.dumps(store.rows("SELECT * FROM api_tokens"))
+    program = bearer(app, made["token"])
+    me = program.get("/api/me").json()
+    assert (me["name"], me["csrf"]) == ("labeler", None)
+    task = program.post("/api/tasks/next").json()["task"]
+    answer = {"token": task["token"], "ranks": ranks_of(task)}
+    assert program.post("/api/rankings", json=answer).status_code == 200, "no CSRF token needed"
+    assert program.get("/api/audit").status_code == 403
+    assert program.get("/board/").status_code == 401, "tokens are for the API only"
+    assert program.post("/api/tokens", json={"name": "child"}).status_code == 403
+    (row,) = client.get("/api/tokens").json()
+    assert row["name"] == "my script" and row["last_used"]
+    assert client_of(app, "other").delete(f"/api/tokens/{row['token_id']}").status_code == 409
+    assert client.delete(f"/api/tokens/{row['token_id']}").json() == {}
+    assert program.get("/api/me").status_code == 401
+
+
+def test_forged_and_expired_tokens_are_refused(app, store):
+    _, late = credentials.create_token(store, "admin", "late", 1e-9)
+    time.sleep(0.01)
+    for token in (late, "concord_nothing", "", "Bearer", "x" * 5000):
+        assert bearer(app, token).get("/api/me").status_code == 401
+    signed_in = client_of(app, "admin")
+    signed_in.headers["Authorization"] = "Bearer concord_nothing"
+    assert signed_in.get("/api/me").status_code == 401, "a bad token is not saved by a cookie"
+
+
+def test_the_audit_log_tells_who_did_what_and_cannot_be_changed(app, store):
+    client = client_of(app, None)
+    sign_in(client, "labeler", "wrong password")
+    sign_in(client, "labeler", password("labeler"))
+    client.headers["X-CSRF-Token"] = client.get("/api/me").json()["csrf"]
+    task = client.post("/api/tasks/next").json()["task"]
+    client.post("/api/rankings", json={"token": task["token"], "ranks": ranks_of(task)})
+    manager = client_of(app, "admin")
+    manager.post("/api/labelers/labeler/pause", json={"reason": "Lunch."})
+    rows = manager.get("/api/audit").json()
+    assert [(row["who"], row["action"]) for row in reversed(rows)] == [
+        ("labeler", "failed sign-in"),
+        ("labeler", "sign in"),
+        ("labeler", "submit"),
+        ("admin", "pause"),
+    ]
+    assert rows[0]["detail"] == {"reason": "Lunch."}
+    assert [r["action"] for r in manager.get("/api/audit?action=submit").json()] == ["submit"]
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        store.db.execute("UPDATE audit SET who = 'nobody'")
+
+
+def test_decisions_need_a_reason_and_a_known_labeler(app):
+    manager = client_of(app, "engineer")
+    assert manager.post("/api/labelers/labeler/pause", json={"reason": " "}).status_code == 422
+    assert manager.post("/api/labelers/labeler/praise", json={"reason": "x"}).status_code == 422
+    assert manager.post("/api/labelers/nobody/pause", json={"reason": "x"}).status_code == 409
+    assert manager.post("/api/labelers/labeler/pause", json={"reason": "x"}).status_code == 200
+    assert manager.post("/api/labelers/labeler/pause", json={"reason": "x"}).status_code == 409
 
 
 # Requests from elsewhere

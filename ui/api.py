@@ -28,7 +28,9 @@ from ui.api_models import (
     Problem,
     ShownPreferences,
 )
+from ui.api_people import people_routes
 from ui.api_runs import run_routes
+from ui.api_tokens import token_routes
 from ui.callers import CSRF, Caller
 from ui.desk import Desk
 from ui.guard import PATHS
@@ -47,6 +49,8 @@ def api_routes(desk: Desk) -> APIRouter:
     router.include_router(own_routes(desk))
     router.include_router(labelling_routes(desk))
     router.include_router(run_routes(desk.store, desk.workspace))
+    router.include_router(token_routes(desk.store))
+    router.include_router(people_routes(desk))
     return router
 
 

@@ -36,7 +36,7 @@ from ui.review_page import review_page
 from ui.runs_page import runs_page
 from ui.sessions import Sessions, workspace_secret
 from ui.shell import ASSETS, asset_url
-from ui.sign_in import sign_in_routes
+from ui.sign_in import door_routes
 
 
 def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
@@ -55,10 +55,10 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url="/api/openapi.json",
     )
-    app.state.store = store
+    app.state.desk = desk
     app.add_middleware(Guard, store=store, sessions=sessions)
     add_error_handlers(app)
-    app.include_router(sign_in_routes(store, sessions))
+    app.include_router(door_routes(store, sessions))
     app.include_router(api_routes(desk))
     app.include_router(report_routes(store, workspace))
     live = LiveConsensus(store)
@@ -112,7 +112,9 @@ def _mount(app: FastAPI, path: str, blocks: gr.Blocks, store: Store, sessions: S
 def serve(workspace: Path, *, host: str = "127.0.0.1", port: int = 7860) -> None:
     """Serve the workspace until interrupted. Raises `ConcordError` where the port is taken."""
     app = create_app(workspace)
-    with _listen(host, port) as listening, Dispatcher(Path(workspace), app.state.store):
+    desk = app.state.desk
+    desk.toxicity.start()
+    with _listen(host, port) as listening, Dispatcher(desk.workspace, desk.store):
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
         uvicorn.Server(config).run(sockets=[listening])
 

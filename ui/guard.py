@@ -16,6 +16,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from alignment.feedback.credentials import token_account
 from alignment.feedback.people import ROLES, Account, account
 from alignment.feedback.store import Store
 from ui.sessions import SESSION_SECONDS, Session, Sessions
@@ -25,7 +26,7 @@ EVERYBODY = frozenset(ROLES)
 ENGINEERS = frozenset({"engineer", "admin"})
 REVIEWERS = frozenset({"reviewer", "engineer", "admin"})
 
-PUBLIC = ("/sign-in", "/assets", "/favicon.ico")
+PUBLIC = ("/sign-in", "/invite", "/assets", "/favicon.ico")
 PATHS: dict[str, frozenset[str]] = {
     "/": EVERYBODY,
     "/sign-out": EVERYBODY,
@@ -36,11 +37,19 @@ PATHS: dict[str, frozenset[str]] = {
     "/exports": ENGINEERS,
     "/review": REVIEWERS,
     "/reports": REVIEWERS,
+    "/people": ENGINEERS,
+    "/api/quality": ENGINEERS,
+    "/api/labelers": ENGINEERS,
+    "/api/invitations": ENGINEERS,
+    "/api/audit": ENGINEERS,
+    "/api/import": ENGINEERS,
+    "/api/export": ENGINEERS,
 }
 HOME = {"labeler": "/board/", "engineer": "/runs/", "reviewer": "/review/", "admin": "/runs/"}
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-_LARGEST_BODY_BYTES = 64 * 1024  # the longest thing anybody sends is a review's comment
+_LARGEST_BODY_BYTES = 64 * 1024  # the longest thing anybody sends is a ranking with its rationale
+_LARGEST_IMPORT_BYTES = 64 * 1024 * 1024  # by those who may import, and nobody else
 # What Gradio offers and no page here uses: files, proxying, calls without a caller.
 _UNUSED_GRADIO = ("upload", "file=", "file/", "proxy=", "stream/", "component_server", "deep_link")
 # Gradio compiles its templates in the page ('unsafe-eval'); everything comes from this server.
@@ -62,9 +71,16 @@ class Forbidden(PermissionError):
 
 
 def roles_of(path: str) -> frozenset[str]:
-    """The roles that may reach a path; none for a path that is in no list."""
-    first = "/" + path.lstrip("/").split("/", 1)[0]
-    return PATHS.get(first, frozenset())
+    """The roles that may reach a path, by the longest of `PATHS` above it; none where there is none."""
+    above = [prefix for prefix in PATHS if prefix != "/" and under(path, (prefix,))]
+    found = max(above, key=len) if above else path
+    return PATHS.get(found, frozenset())
+
+
+def api_token(scope: Scope, headers: Headers) -> str | None:
+    """The API token that a request brings, below `/api` only."""
+    scheme, _, token = headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" and under(scope["path"], ("/api",)) else None
 
 
 def is_public(path: str) -> bool:
@@ -79,8 +95,17 @@ def under(path: str, prefixes: Iterable[str]) -> bool:
 
 def caller(store: Store, sessions: Sessions, cookies: dict[str, str]) -> Account | None:
     """The account that a request's cookies stand for, as the store knows it now; None where there is none."""
-    session = sessions.read(cookies.get(sessions.cookie))
-    return None if session is None else account(store, session.account_id)
+    return session_account(store, sessions.read(cookies.get(sessions.cookie)))
+
+
+def session_account(store: Store, session: Session | None) -> Account | None:
+    """The account of a session; None where it is gone, or has signed out everywhere since."""
+    found = None if session is None else account(store, session.account_id)
+    return (
+        found
+        if found is not None and session is not None and found.epoch == session.epoch
+        else None
+    )
 
 
 def require(
@@ -116,14 +141,17 @@ class Guard:
             return
         headers = Headers(scope=scope)
         cookie = HTTPConnection(scope).cookies.get(self.sessions.cookie)
-        session = self.sessions.read(cookie)
-        who = (
-            None
-            if session is None
-            else await run_in_threadpool(account, self.store, session.account_id)
-        )
+        session, token = self.sessions.read(cookie), api_token(scope, headers)
+        if token is not None:  # a program's: the cookie, if any, does not count
+            session, cookie = None, None
+            who = await run_in_threadpool(token_account, self.store, token)
+        else:
+            who = session_account(
+                self.store, session
+            )  # one indexed read, which waits for no writer
         renewed = self.sessions.renew(cookie) if who is not None and cookie else None
-        scope.setdefault("state", {}).update(account=who, session=session if who else None)
+        state = {"account": who, "session": session if who else None, "api_token": token}
+        scope.setdefault("state", {}).update(state)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -153,7 +181,9 @@ def refuse(
     path, method = scope["path"], scope["method"]
     if method not in _SAFE_METHODS and not same_origin(headers):
         return problem(scope, headers, 403, "This request came from another site and was refused.")
-    if wrong_size := _body_problem(method, headers):
+    importing = who is not None and who.role in ENGINEERS and under(path, ("/api/import",))
+    largest = _LARGEST_IMPORT_BYTES if importing else _LARGEST_BODY_BYTES
+    if wrong_size := _body_problem(method, headers, largest):
         return problem(scope, headers, *wrong_size)
     if is_public(path):
         return None
@@ -186,7 +216,7 @@ def same_origin(headers: Headers) -> bool:
     return origin is None or urlsplit(origin).netloc == headers.get("host")
 
 
-def _body_problem(method: str, headers: Headers) -> tuple[int, str] | None:
+def _body_problem(method: str, headers: Headers, largest: int) -> tuple[int, str] | None:
     if method in _SAFE_METHODS:
         return None
     length = headers.get("content-length", "")
@@ -194,8 +224,8 @@ def _body_problem(method: str, headers: Headers) -> tuple[int, str] | None:
         # A request without a body has neither header.
         chunked = "transfer-encoding" in headers or length
         return (411, "The request must state its Content-Length.") if chunked else None
-    if int(length) > _LARGEST_BODY_BYTES:
-        return 413, f"The request is larger than {_LARGEST_BODY_BYTES} bytes."
+    if int(length) > largest:
+        return 413, f"The request is larger than {largest} bytes."
     return None
 
 

@@ -1,8 +1,8 @@
-"""Who is calling: signed cookies, CSRF tokens, and a brake on guessing passwords.
+"""Who is calling: signed cookies and CSRF tokens.
 
 A session is a cookie that names an account, signed with the workspace's secret: a restart of the server logs nobody
-out, and nothing about sessions is kept on the server. The account itself is looked up at every request, so a changed
-role counts at once.
+out, and nothing about a session is kept on the server but its account's epoch: signing out everywhere begins a new one.
+The account itself is looked up at every request, so a changed role counts at once.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ import hashlib
 import hmac
 import os
 import secrets
-import threading
 import time
-from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
@@ -48,11 +47,12 @@ def workspace_secret(workspace: Path) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A signed-in browser: whose it is, its CSRF token, and its age in seconds."""
+    """A signed-in browser: whose it is, its CSRF token, its age in seconds, and the account's epoch when it began."""
 
     account_id: str
     csrf: str
     age: float
+    epoch: int = 0
 
 
 class Sessions:
@@ -66,11 +66,10 @@ class Sessions:
         self.cookie = f"concord_session_{tag}"
         self.form_cookie = f"concord_form_{tag}"
 
-    def issue(self, account_id: str, nonce: str | None = None) -> str:
+    def issue(self, account_id: str, nonce: str | None = None, epoch: int = 0) -> str:
         """A cookie value for that account; `nonce` is given when a session is renewed, so its CSRF token stays."""
-        return str(
-            self._sessions.dumps({"account": account_id, "nonce": nonce or secrets.token_hex(16)})
-        )
+        payload = {"account": account_id, "nonce": nonce or secrets.token_hex(16), "epoch": epoch}
+        return str(self._sessions.dumps(payload))
 
     def read(self, value: str | None) -> Session | None:
         """The session of a cookie value; None where it is missing, forged or expired."""
@@ -78,14 +77,17 @@ class Sessions:
         if loaded is None:
             return None
         payload, age = loaded
-        return Session(payload["account"], self._csrf(payload["nonce"]), age)
+        return Session(
+            payload["account"], self._csrf(payload["nonce"]), age, payload.get("epoch", 0)
+        )
 
     def renew(self, value: str) -> str | None:
         """A fresh value for a cookie older than `RENEW_SECONDS`; None where it need not or cannot be renewed."""
         loaded = self._load(value)
         if loaded is None or loaded[1] < RENEW_SECONDS:
             return None
-        return self.issue(loaded[0]["account"], loaded[0]["nonce"])
+        payload = loaded[0]
+        return self.issue(payload["account"], payload["nonce"], payload.get("epoch", 0))
 
     def form_nonce(self) -> str:
         """A nonce for the sign-in form's own cookie, before there is a session."""
@@ -99,7 +101,7 @@ class Sessions:
         """Whether the hidden field belongs to the form cookie."""
         return bool(nonce) and same(self.form_token(nonce or ""), token)
 
-    def _load(self, value: str | None) -> tuple[dict[str, str], float] | None:
+    def _load(self, value: str | None) -> tuple[dict[str, Any], float] | None:
         if not value:
             return None
         try:
@@ -117,40 +119,3 @@ class Sessions:
 def same(expected: str, given: str | None) -> bool:
     """Whether two secrets are equal, in a time that does not tell where they differ."""
     return given is not None and hmac.compare_digest(expected.encode(), given.encode())
-
-
-class Throttle:
-    """Counts failures per key in a sliding window. In memory: a restart forgives."""
-
-    def __init__(self, limit: int, window_seconds: float) -> None:
-        self.limit = limit
-        self.window_seconds = window_seconds
-        self._failures: dict[str, deque[float]] = {}
-        self._lock = threading.Lock()
-
-    def wait(self, key: str) -> float:
-        """Seconds until this key may try again; 0 where it may now."""
-        with self._lock:
-            failures = self._recent(key)
-            if len(failures) < self.limit:
-                return 0.0
-            return max(0.0, failures[-self.limit] + self.window_seconds - time.monotonic())
-
-    def failed(self, key: str) -> None:
-        """Count a failure."""
-        with self._lock:
-            self._recent(key).append(time.monotonic())
-            for stale in [k for k in self._failures if not self._recent(k)]:
-                del self._failures[stale]
-
-    def succeeded(self, key: str) -> None:
-        """Forget the key's failures."""
-        with self._lock:
-            self._failures.pop(key, None)
-
-    def _recent(self, key: str) -> deque[float]:
-        failures = self._failures.setdefault(key, deque(maxlen=self.limit))
-        horizon = time.monotonic() - self.window_seconds
-        while failures and failures[0] <= horizon:
-            failures.popleft()
-        return failures

@@ -1,56 +1,49 @@
-"""Signing in and out: a plain HTML form, no script needed."""
+"""Signing in and out, and accepting an invitation: plain HTML forms, no script needed."""
 
 from __future__ import annotations
 
+import asyncio
 import math
-import threading
-from typing import Annotated
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Form, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import RedirectResponse
 from starlette.responses import Response
 
-from alignment.feedback import people
+from alignment.errors import ConcordError
+from alignment.feedback import audit, credentials, lockout, people
+from alignment.feedback.people import Account
 from alignment.feedback.store import Store
 from ui.guard import HOME, set_session_cookie
-from ui.sessions import Sessions, Throttle, same
+from ui.sessions import Sessions, same
 from ui.shell import message_page, page
 
-FAILURES_PER_NAME = 5
-FAILURES_PER_ADDRESS = 30
-FAILURE_WINDOW_SECONDS = 300.0
-HASHES_AT_ONCE = 2  # argon2 takes 64 MiB a hash: more at once would let strangers fill the memory
+# argon2 takes 64 MiB a hash: more at once would let strangers fill the memory. Those who wait wait outside of the
+# threads that serve requests, so that a rush of sign-ins delays nobody who is at work.
+HASHES_AT_ONCE = 2
+T = TypeVar("T")
 
 
-def sign_in_routes(store: Store, sessions: Sessions) -> APIRouter:
-    """`/sign-in` and `/sign-out`."""
+def door_routes(store: Store, sessions: Sessions) -> APIRouter:
+    """`/sign-in`, `/sign-out` and `/invite/{secret}`."""
     router = APIRouter(include_in_schema=False)
-    by_name = Throttle(FAILURES_PER_NAME, FAILURE_WINDOW_SECONDS)
-    by_address = Throttle(FAILURES_PER_ADDRESS, FAILURE_WINDOW_SECONDS)
-    hashing = threading.BoundedSemaphore(HASHES_AT_ONCE)
+    desk = FormDesk(sessions)
+    router.include_router(sign_in_routes(store, sessions, desk))
+    router.include_router(invite_routes(store, desk))
+    return router
+
+
+def sign_in_routes(store: Store, sessions: Sessions, desk: FormDesk) -> APIRouter:
+    """`/sign-in` and `/sign-out`."""
+    router = APIRouter()
 
     def form(request: Request, status: int = 200, problem: str = "", name: str = "") -> Response:
-        nonce = request.cookies.get(sessions.form_cookie) or sessions.form_nonce()
-        response = page(
-            request,
-            "sign_in.html",
-            status,
-            problem=problem,
-            name=name,
-            next=_inside(request.query_params.get("next", "")),
-            token=sessions.form_token(nonce),
-        )
-        response.set_cookie(
-            sessions.form_cookie,
-            nonce,
-            max_age=3600,
-            path="/sign-in",
-            httponly=True,
-            samesite="lax",
-            secure=request.url.scheme == "https",
-        )
-        return response
+        target = _inside(request.query_params.get("next", ""))
+        return desk.form(request, "sign_in.html", status, problem=problem, name=name, next=target)
 
     @router.get("/sign-in")
     def show(request: Request) -> Response:
@@ -58,47 +51,132 @@ def sign_in_routes(store: Store, sessions: Sessions) -> APIRouter:
         return RedirectResponse(HOME[who.role], 303) if who else form(request)
 
     @router.post("/sign-in")
-    def enter(
+    async def enter(
         request: Request,
         name: Annotated[str, Form()] = "",
         password: Annotated[str, Form()] = "",
         token: Annotated[str, Form()] = "",
     ) -> Response:
-        if not sessions.form_matches(request.cookies.get(sessions.form_cookie), token):
+        if not desk.matches(request, token):
             return form(request, 403, "The form had expired. Please sign in again.", name)
         address = request.client.host if request.client else ""
-        keys = {by_name: f"{address}/{name.lower()}", by_address: address}
-        wait = max(throttle.wait(key) for throttle, key in keys.items())
+        wait = await run_in_threadpool(lockout.wait, store, name, address)
         if wait > 0:
-            minutes = math.ceil(wait / 60)
-            problem = (
-                f"Too many failed attempts. Try again in {minutes} minute{'s'[: minutes > 1]}."
-            )
-            response = form(request, 429, problem, name)
-            response.headers["retry-after"] = str(math.ceil(wait))
-            return response
-        with hashing:
-            who = people.sign_in(store, name.strip(), password)
+            return _locked(form(request, 429, _too_many(wait), name), wait)
+        who = await desk.hashed(lambda: people.sign_in(store, name.strip(), password))
+        outcome = lockout.succeeded if who else lockout.failed
+        await run_in_threadpool(outcome, store, name, address)
         if who is None:
-            for throttle, key in keys.items():
-                throttle.failed(key)
             return form(request, 401, "Name and password do not belong together.", name)
-        by_name.succeeded(keys[by_name])
-        target = _inside(request.query_params.get("next", "")) or HOME[who.role]
-        response = RedirectResponse(target, status_code=303)
-        secure = request.url.scheme == "https"
-        set_session_cookie(response, sessions, sessions.issue(who.account_id), secure=secure)
-        return response
+        return desk.welcome(request, who, _inside(request.query_params.get("next", "")))
 
     @router.post("/sign-out")
     def leave(request: Request, token: Annotated[str, Form()] = "") -> Response:
         if not same(request.state.session.csrf, token):
             return message_page(request, 403, "This request did not come from Concord's own page.")
+        audit.record(store, request.state.account.account_id, "sign out")
         response = RedirectResponse("/sign-in", status_code=303)
         response.delete_cookie(sessions.cookie, path="/")
         return response
 
     return router
+
+
+def invite_routes(store: Store, desk: FormDesk) -> APIRouter:
+    """`/invite/{secret}`: choose a name and a password."""
+    router = APIRouter()
+
+    def invitation(
+        request: Request, secret: str, status: int = 200, problem: str = "", name: str = ""
+    ) -> Response:
+        role = credentials.invited_role(store, secret)
+        if role is None:
+            return message_page(
+                request, 404, "This invitation has been used or has expired. Ask for a new one."
+            )
+        return desk.form(request, "invite.html", status, problem=problem, name=name, role=role)
+
+    @router.get("/invite/{secret}")
+    def invited(request: Request, secret: str) -> Response:
+        return invitation(request, secret)
+
+    @router.post("/invite/{secret}")
+    async def accept(
+        request: Request,
+        secret: str,
+        name: Annotated[str, Form()] = "",
+        password: Annotated[str, Form()] = "",
+        again: Annotated[str, Form()] = "",
+        token: Annotated[str, Form()] = "",
+    ) -> Response:
+        if not desk.matches(request, token):
+            return invitation(
+                request, secret, 403, "The form had expired. Please send it again.", name
+            )
+        if password != again:
+            return invitation(request, secret, 422, "The two passwords differ.", name)
+        if await run_in_threadpool(credentials.invited_role, store, secret) is None:
+            return invitation(request, secret)
+        try:
+            who = await desk.hashed(
+                lambda: credentials.redeem(store, secret, name.strip(), password)
+            )
+        except ConcordError as error:
+            return invitation(request, secret, 422, str(error), name)
+        return desk.welcome(request, who)
+
+    return router
+
+
+class FormDesk:
+    """Forms for people who are not signed in: each has a cookie of its own and a hidden field that belongs to it."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self._sessions = sessions
+        self._hashing = ThreadPoolExecutor(HASHES_AT_ONCE, thread_name_prefix="argon2")
+
+    async def hashed(self, work: Callable[[], T]) -> T:
+        """Run what hashes a password when its turn has come."""
+        return await asyncio.get_running_loop().run_in_executor(self._hashing, work)
+
+    def form(self, request: Request, template: str, status: int, **values: str) -> Response:
+        """A page with a form."""
+        nonce = request.cookies.get(self._sessions.form_cookie) or self._sessions.form_nonce()
+        token = self._sessions.form_token(nonce)
+        response = page(request, template, status, token=token, **values)
+        response.set_cookie(
+            self._sessions.form_cookie,
+            nonce,
+            max_age=3600,
+            path="/" + request.url.path.split("/")[1],
+            httponly=True,
+            samesite="lax",
+            secure=request.url.scheme == "https",
+        )
+        return response
+
+    def matches(self, request: Request, token: str) -> bool:
+        """Whether the form came from our own page."""
+        nonce = request.cookies.get(self._sessions.form_cookie)
+        return self._sessions.form_matches(nonce, token)
+
+    def welcome(self, request: Request, who: Account, target: str = "") -> Response:
+        """Start a session and go to `target`, or home."""
+        response = RedirectResponse(target or HOME[who.role], status_code=303)
+        value = self._sessions.issue(who.account_id, epoch=who.epoch)
+        secure = request.url.scheme == "https"
+        set_session_cookie(response, self._sessions, value, secure=secure)
+        return response
+
+
+def _too_many(wait: float) -> str:
+    minutes = math.ceil(wait / 60)
+    return f"Too many failed attempts. Try again in {minutes} minute{'s'[: minutes > 1]}."
+
+
+def _locked(response: Response, wait: float) -> Response:
+    response.headers["retry-after"] = str(math.ceil(wait))
+    return response
 
 
 def _inside(target: str) -> str:

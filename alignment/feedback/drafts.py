@@ -48,7 +48,7 @@ def save_draft(store: Store, labeler_id: str, token: str, version: int, draft: D
     the task is not the labeler's.
     """
     text = json.dumps(draft.to_json(), ensure_ascii=False, sort_keys=True)
-    with store.writing() as db:
+    with store.writing(durable=False) as db:
         if not is_open(db, labeler_id, token):
             raise StoreError("This task is no longer open for you. Load the next one.")
         known = db.execute("SELECT version, draft FROM drafts WHERE token = ?", [token]).fetchone()

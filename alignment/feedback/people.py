@@ -12,10 +12,11 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from alignment.errors import InputError, StoreError
+from alignment.feedback import audit
 from alignment.feedback.store import Store, now
 
 ROLES = ("labeler", "engineer", "reviewer", "admin")
-MIN_PASSWORD_LENGTH = 8
+MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 8, 1024
 _hasher = PasswordHasher()
 
 
@@ -31,11 +32,15 @@ class Labeler:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Someone who can sign in. Every account may rank: `labeler_id` is under whose name."""
+    """Someone who can sign in. Every account may rank: `labeler_id` is under whose name.
+
+    `epoch`: sessions signed in an earlier one no longer count.
+    """
 
     account_id: str
     role: str
     labeler_id: str
+    epoch: int = 0
 
 
 def add_labelers(store: Store, labelers: Iterable[Labeler]) -> int:
@@ -84,28 +89,48 @@ def add_account(store: Store, name: str, role: str = "labeler", password: str | 
     Raises `InputError` on an unknown role, an unusable name or a short password, `StoreError` where the name is
     taken.
     """
+    password = secrets.token_urlsafe(9) if password is None else password
     if role not in ROLES:
         raise InputError(f"The role {role!r} is not known; choose one of {', '.join(ROLES)}.")
-    if not name.strip() or name != name.strip() or len(name) > 64:
-        raise InputError("A name needs 1 to 64 characters, without spaces at its ends.")
-    password = secrets.token_urlsafe(9) if password is None else password
-    if len(password) < MIN_PASSWORD_LENGTH:
-        raise InputError(f"The password needs at least {MIN_PASSWORD_LENGTH} characters.")
-    password_hash = _hasher.hash(password)
-    with store.writing() as db:
-        if db.execute("SELECT 1 FROM accounts WHERE account_id = ?", [name]).fetchone():
-            raise StoreError(f"The account {name!r} exists already. Choose another name.")
-        _add_labeler(store, Labeler(name, name, simulated=False))
-        db.table("accounts").insert(
-            {
-                "account_id": name,
-                "role": role,
-                "password_hash": password_hash,
-                "labeler_id": name,
-                "created": now(),
-            }
-        )
+    password_hash = hashed(name, password)
+    with store.writing():
+        insert_account(store, name, role, password_hash)
     return password
+
+
+def hashed(name: str, password: str) -> str:
+    """The hash of a password, of an account of that name. `InputError` where one of them cannot be used."""
+    if not name.strip() or name != name.strip() or len(name) > 64 or not name.isprintable():
+        raise InputError("A name needs 1 to 64 characters, without spaces at its ends.")
+    if not MIN_PASSWORD_LENGTH <= len(password) <= MAX_PASSWORD_LENGTH:
+        raise InputError(
+            f"The password needs at least {MIN_PASSWORD_LENGTH} characters (and {MAX_PASSWORD_LENGTH} at most)."
+        )
+    return _hasher.hash(password)
+
+
+def insert_account(store: Store, name: str, role: str, password_hash: str) -> Account:
+    """Add the account and its labeler, inside the caller's transaction. `StoreError` where the name is taken."""
+    db = store.db
+    if db.execute("SELECT 1 FROM accounts WHERE account_id = ?", [name]).fetchone():
+        raise StoreError(f"The account {name!r} exists already. Choose another name.")
+    _add_labeler(store, Labeler(name, name, simulated=False))
+    row = {
+        "account_id": name,
+        "role": role,
+        "password_hash": password_hash,
+        "labeler_id": name,
+        "created": now(),
+    }
+    db.table("accounts").insert(row)
+    return Account(name, role, name)
+
+
+def sign_out_everywhere(store: Store, account_id: str) -> None:
+    """End all sessions of the account: those signed before no longer count."""
+    with store.writing() as db:
+        db.execute("UPDATE accounts SET epoch = epoch + 1 WHERE account_id = ?", [account_id])
+        audit.note(db, account_id, "sign out everywhere")
 
 
 def sign_in(store: Store, name: str, password: str) -> Account | None:
@@ -126,7 +151,7 @@ def account(store: Store, account_id: str) -> Account | None:
 
 
 def _account(row: dict[str, Any]) -> Account:
-    return Account(row["account_id"], row["role"], row["labeler_id"])
+    return Account(row["account_id"], row["role"], row["labeler_id"], row["epoch"])
 
 
 @cache

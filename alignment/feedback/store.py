@@ -2,6 +2,9 @@
 
 SQLite through sqlite-utils, in WAL mode. Each public method that writes is one `BEGIN IMMEDIATE` transaction, so
 that several processes (the served UI, training runs, the command line) write in turn and never half.
+
+What is committed survives the death of the process whatever happens. A durable transaction (the default) also survives
+the loss of power: its commit waits for the disk. Leases and drafts do not wait; a power cut may take the last of them.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import contextlib
 import json
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,16 +52,15 @@ class Store:
         if not create and not self.path.exists():
             raise StoreError(f"{self.path} does not exist. Run `concord init` to make a workspace.")
         self._lock = threading.RLock()
+        self._writer: int | None = None  # the thread inside a write transaction
+        self._durable = True
+        self._local = threading.local()
+        self._readers: weakref.WeakSet[Database] = weakref.WeakSet()
         try:
-            connection = sqlite3.connect(
-                self.path,
-                timeout=BUSY_TIMEOUT_SECONDS,
-                check_same_thread=False,
-                isolation_level=None,
-            )
-            self.db = Database(connection)
+            self.db = self._connect()
             self.db.enable_wal()
             self.db.execute("PRAGMA foreign_keys = ON")
+            self.db.execute("PRAGMA synchronous = FULL")
             if schema_version(self.db) != len(MIGRATIONS):
                 with self.writing():
                     migrate(self.db)
@@ -66,18 +69,38 @@ class Store:
                 f"{self.path} cannot be opened as a Concord store: {error}."
             ) from error
 
+    def _connect(self) -> Database:
+        return Database(
+            sqlite3.connect(
+                self.path,
+                timeout=BUSY_TIMEOUT_SECONDS,
+                check_same_thread=False,
+                isolation_level=None,
+            )
+        )
+
     def close(self) -> None:
         with self._lock:
+            for reader in list(self._readers):
+                reader.close()
+            self._local = threading.local()
             self.db.close()
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[Database]:
-        """One write transaction: takes the write lock at once, commits whole or not at all."""
+    def writing(self, *, durable: bool = True) -> Iterator[Database]:
+        """One write transaction: takes the write lock at once, commits whole or not at all.
+
+        `durable`: the commit waits for the disk, so that not even a power cut undoes it.
+        """
         with self._lock:
             try:
+                if durable != self._durable:
+                    self.db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                    self._durable = durable
                 self.db.execute("BEGIN IMMEDIATE")
             except sqlite3.OperationalError as error:
                 raise _explained(self.path, error) from error
+            self._writer = threading.get_ident()
             try:
                 yield self.db
                 self.db.execute("COMMIT")
@@ -87,17 +110,31 @@ class Store:
             except BaseException:
                 self.db.rollback()
                 raise
+            finally:
+                self._writer = None
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Database]:
-        """The database, for reading, while no other thread uses this connection."""
-        with self._lock:
+        """The database, for reading: inside a write transaction its own connection, elsewhere one of this thread's.
+
+        In WAL mode readers wait for no writer.
+        """
+        if self._writer == threading.get_ident():
             yield self.db
+            return
+        reader = getattr(self._local, "reader", None)
+        if reader is None:
+            reader = self._local.reader = self._connect()
+            reader.execute("PRAGMA query_only = ON")
+            weakref.finalize(reader, reader.conn.close)  # with its thread
+            with self._lock:
+                self._readers.add(reader)
+        yield reader
 
     def rows(self, sql: str, params: Sequence[Any] = ()) -> list[dict[str, Any]]:
         """The rows of a query. For this floor only: callers above use the named methods."""
-        with self._lock:
-            return list(self.db.query(sql, list(params)))
+        with self.reading() as db:
+            return list(db.query(sql, list(params)))
 
     # Prompts and completions
 

@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.errors import InputError, ModelError
+from alignment.models.distributed import is_sharded
 from alignment.records import PromptText, text_of
 
 
@@ -68,8 +69,8 @@ def load_causal_lm(name: str | Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def placed(model: Any) -> Any:
-    """The model on the accelerator where there is one."""
-    return model.to(device())
+    """The model on the accelerator where there is one; where it will be sharded, FSDP moves each process's part."""
+    return model if is_sharded() else model.to(device())
 
 
 def turn_off_dropout(model: torch.nn.Module) -> None:

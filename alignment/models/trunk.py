@@ -20,13 +20,16 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
+from transformers import AutoModelForSequenceClassification
 from trl.trainer.utils import FusedCausalLMOutput
 
 from alignment.errors import ModelError
 from alignment.files import read_json
+from alignment.models.distributed import as_forward, is_main, whole_state
+from alignment.models.reward_heads import deviation, load_heads
 
 POLICY, REWARD, VALUE = "default", "reward", "value"
-REWARD_FILE = "reward.json"
+REWARD_FILE, ADAPTER_FILE = "reward.json", "adapter_model.safetensors"
 
 
 class ScalarHead(nn.Module):
@@ -39,8 +42,11 @@ class ScalarHead(nn.Module):
         self.bias = nn.Parameter(torch.full((1,), bias))
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden [..., H] -> scalar [...]."""
-        return nn.functional.linear(hidden.float(), self.weight, self.bias).squeeze(-1)
+        """hidden [..., H] -> scalar [...], in float32 also where the rest computes in bfloat16."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            weight, bias = self.weight.float(), self.bias.float()
+            read = nn.functional.linear(hidden.float(), weight, bias)
+        return read.squeeze(-1).clone()  # no view: FSDP hangs its hooks on what a module returns
 
 
 @dataclass
@@ -64,6 +70,9 @@ class Trunk:
     def __init__(self, base: nn.Module, lora: LoraConfig) -> None:
         self.model: PeftModel = get_peft_model(base, lora)  # pyright: ignore[reportArgumentType, reportAttributeAccessIssue]
         self.scale = RewardScale(0.0, 1.0)
+        self.sd_quantiles: dict[str, float] | None = None
+        self._heads: torch.Tensor | None = None  # [M, H], beside the score head that is their mean
+        self._own_reward_backbone: Any = None  # of a reward model that was trained in full
 
     @property
     def base(self) -> Any:
@@ -88,7 +97,8 @@ class Trunk:
     def load_reward(self, folder: Path) -> None:
         """Add the reward adapter and head that `alignment.training.reward` saved, frozen.
 
-        Raises `ModelError` where the folder holds no reward model, or one of another base.
+        A reward model that was trained in full brings a backbone of its own, a second model in memory. Raises
+        `ModelError` where the folder holds no reward model, or one of another base.
         """
         folder = Path(folder)
         if not (folder / REWARD_FILE).is_file():
@@ -103,14 +113,30 @@ class Trunk:
                 f"policy's ({describe(mine)}). Train a reward model on this base, or choose the reward model's base."
             )
         self.scale = RewardScale(about["score_mean"], about["score_std"])
-        state = load_file(folder / "adapter_model.safetensors")
-        self._add_adapter(REWARD, LoraConfig.from_pretrained(str(folder)), state)
-        weight = next(tensor for name, tensor in state.items() if name.endswith("score.weight"))
-        self.base.reward_head = ScalarHead(weight)
+        self.sd_quantiles, self._heads = about.get("sd_quantiles"), load_heads(folder)
+        if (folder / ADAPTER_FILE).is_file():
+            state = load_file(folder / ADAPTER_FILE)
+            self._add_adapter(REWARD, LoraConfig.from_pretrained(str(folder)), state)
+            weight = next(tensor for name, tensor in state.items() if name.endswith("score.weight"))
+        else:
+            whole = AutoModelForSequenceClassification.from_pretrained(
+                str(folder), dtype=torch.float32
+            )
+            whole.requires_grad_(False).eval().to(self.base.device)
+            self._own_reward_backbone, weight = whole.base_model, whole.score.weight
+        self.base.reward_head = ScalarHead(weight).to(self.base.device)
         self._train_only()
 
     def add_value(self) -> None:
-        """Add the value adapter, a copy of the reward adapter, whose head predicts the normalised score."""
+        """Add the value adapter, a copy of the reward adapter, whose head predicts the normalised score.
+
+        A reward model that was trained in full has no adapter to copy: the value then starts at 0 everywhere.
+        """
+        if self._own_reward_backbone is not None:
+            self._add_adapter(VALUE, self.model.peft_config[POLICY], {})
+            self.base.value_head = ScalarHead(torch.zeros_like(self.base.reward_head.weight))
+            self._train_only()
+            return
         config = self.model.peft_config[REWARD]
         state = {
             name.replace(f".{REWARD}.", "."): tensor
@@ -152,12 +178,53 @@ class Trunk:
     @torch.no_grad()
     def scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """The reward model's raw score [B], read at the last unmasked token of each row."""
-        with self.role(REWARD):
-            hidden = self.hidden(input_ids, attention_mask)
-        width = attention_mask.size(1)
-        last = width - 1 - attention_mask.flip(1).argmax(1)
-        rows = torch.arange(len(hidden), device=hidden.device)
-        return self.base.reward_head(hidden[rows, last])
+        return as_forward(self.model, self._scores)(input_ids, attention_mask)
+
+    def _scores(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return self.base.reward_head(self._reward_state(input_ids, attention_mask))
+
+    @torch.no_grad()
+    def score_deviation(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> torch.Tensor:
+        """Standard deviation [B] of the raw score over the ensemble's heads.
+
+        `reward_heads.region_warning` holds it against `sd_quantiles`, those of the training completions. Raises
+        `ModelError` where the reward model has one head only.
+        """
+        return self.scores_and_deviation(input_ids, attention_mask)[1]
+
+    @torch.no_grad()
+    def scores_and_deviation(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`scores` and `score_deviation` from one pass."""
+        if self._heads is None:
+            raise ModelError(
+                "This reward model has a single head, which cannot tell how sure it is. Train it with "
+                "reward.ensemble_heads of 2 or more."
+            )
+        return as_forward(self.model, self._scores_and_deviation)(input_ids, attention_mask)
+
+    def _scores_and_deviation(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        state = self._reward_state(input_ids, attention_mask)
+        assert self._heads is not None
+        heads = nn.functional.linear(state.float(), self._heads.to(state.device))
+        return self.base.reward_head(state), deviation(heads)
+
+    def _reward_state(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """The reward model's last hidden state [B, H] at the last unmasked token of each row."""
+        if self._own_reward_backbone is not None:
+            hidden = self._own_reward_backbone(
+                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+            ).last_hidden_state
+        else:
+            with self.role(REWARD):
+                hidden = self.hidden(input_ids=input_ids, attention_mask=attention_mask)
+        last = attention_mask.size(1) - 1 - attention_mask.flip(1).argmax(1)
+        return hidden[torch.arange(len(hidden), device=hidden.device), last]
 
     def add_value_output(self) -> None:
         """Let `model(..., fused_lm_head=True)` also run the value role and return `PolicyValueOutput`.
@@ -179,8 +246,11 @@ class Trunk:
         self.base.forward = MethodType(forward, self.base)
 
     def save_policy(self, folder: Path) -> None:
-        """Write the policy adapter alone, in PEFT's format."""
-        self.model.save_pretrained(str(folder), selected_adapters=[POLICY])
+        """Write the policy adapter alone, in PEFT's format. Where the model is sharded, every process must call it."""
+        state = whole_state(self.model, lambda name: f".{POLICY}." in name)
+        self.model.save_pretrained(
+            str(folder), selected_adapters=[POLICY], state_dict=state, is_main_process=is_main()
+        )
 
 
 def fingerprint(model: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback
 
 from alignment.errors import TrainingError
 from alignment.files import disk_errors
+from alignment.models.distributed import is_main
 from alignment.progress import Progress
 
 
@@ -20,6 +22,10 @@ class ReportProgress(TrainerCallback):
     def __init__(self, progress: Progress, label: str, show: tuple[str, ...] = ("loss",)) -> None:
         self.progress, self.label, self.show = progress, label, show
         self.note = ""
+        self.begun, self.first_step = 0.0, 0
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.begun, self.first_step = time.monotonic(), state.global_step
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         shown = {key: (logs or {}).get(key) for key in self.show}
@@ -29,7 +35,11 @@ class ReportProgress(TrainerCallback):
         self.note = "  ".join(parts) or self.note
 
     def on_step_end(self, args, state, control, **kwargs) -> None:
-        self.progress(self.label, state.global_step, state.max_steps, self.note)
+        pace = (time.monotonic() - self.begun) / max(state.global_step - self.first_step, 1)
+        left = _duration(pace * (state.max_steps - state.global_step))
+        self.progress(
+            self.label, state.global_step, state.max_steps, f"{self.note}  {left} left".strip()
+        )
 
 
 class WriteMetrics(TrainerCallback):
@@ -48,6 +58,14 @@ class WriteMetrics(TrainerCallback):
         append_jsonl(self.path, {"step": state.global_step, **finite(logs)})
 
 
+def _duration(seconds: float) -> str:
+    """Seconds as people say them: `40 s`, `3 min`, `2 h 5 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
 def without_printing(trainer: Trainer) -> Trainer:
     """The trainer, which no longer prints each log to the standard output."""
     trainer.remove_callback(PrinterCallback)
@@ -60,6 +78,8 @@ def finite(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def append_jsonl(path: Path, row: dict[str, Any]) -> None:
-    """Add one line to a live record; readers skip a last line without its end."""
+    """Add one line to a live record, in the main process; readers skip a last line without its end."""
+    if not is_main():
+        return
     with disk_errors(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")

@@ -17,7 +17,8 @@ from trl.trainer.grpo_config import GRPOConfig
 
 from alignment.config import GenerationConfig, PPOTrainingConfig
 from alignment.errors import InputError, TrainingError
-from alignment.files import disk_errors, whole_folder, write_json
+from alignment.files import disk_errors, write_json
+from alignment.models.distributed import main_folder, world_size
 from alignment.models.loading import (
     check_prompt_lengths,
     context_window,
@@ -32,6 +33,7 @@ from alignment.sampling import sample_completions
 from alignment.training import ppo_math
 from alignment.training.callbacks import append_jsonl, finite, without_printing
 from alignment.training.ppo_trainer import PPOTrainer, score_sequences
+from alignment.training.sharding import own_units
 
 POLICY_FILE = "policy.json"
 # What TRL logs under other names, or for trainers that PPO is not.
@@ -111,10 +113,10 @@ def train_ppo(
             processing_class=tokenizer,
             callbacks=[watch],
         )
-        watch.evaluate(0)
+        own_units(trainer, "ScalarHead")
         without_printing(trainer).train()
     result = watch.result()
-    with whole_folder(out) as folder:
+    with main_folder(out) as folder:
         trunk.save_policy(folder)
         tokenizer.save_pretrained(str(folder))
         about = {"base_model": str(base), "reward_model": str(reward_folder)}
@@ -125,7 +127,7 @@ def train_ppo(
 
 
 def _arguments(config: PPOTrainingConfig, scratch: str) -> GRPOConfig:
-    micro_batches = config.batch_size // config.per_device_train_batch_size
+    micro_batches = config.batch_size // world_size() // config.per_device_train_batch_size
     updates = config.num_ppo_epochs * config.num_mini_batches
     return GRPOConfig(
         output_dir=scratch,
@@ -172,6 +174,9 @@ class _Watch(TrainerCallback):
         self.rows: list[dict[str, Any]] = []
         self.eval_reward: float | None = None
         self.stop_reason = "maximum iterations"
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.evaluate(0)  # only now is the model where it trains, sharded or not
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if not logs or "policy_loss" not in logs:  # the summary at the end of training

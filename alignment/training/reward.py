@@ -1,71 +1,103 @@
-"""The reward model: TRL's `RewardTrainer` with a LoRA adapter and a score head on the base model.
+"""`concord train reward`: from preference pairs to a reward model that says how far to trust it.
 
-Loss: -log sigmoid(r(chosen) - r(rejected)) (Bradley-Terry; Ouyang et al. 2022, arXiv:2203.02155, eq. 1).
+The pairs become prompt groups (`reward_groups`), TRL's trainer learns from them (`reward_trainer`), held-out prompts
+give the trust figures (`reward_trust`), and all of it is saved together: adapter, heads, figures, card and page.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
-from peft import LoraConfig
-from torch.nn.utils.rnn import pad_sequence
-from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase, set_seed
-from trl.trainer.reward_config import RewardConfig
-from trl.trainer.reward_trainer import RewardTrainer
+from transformers import PreTrainedTokenizerBase, set_seed
 
 from alignment.config import RewardTrainingConfig
-from alignment.errors import TrainingError
-from alignment.files import disk_errors, whole_folder, write_json
-from alignment.models.loading import (
-    context_window,
-    encode_completion,
-    encode_prompt,
-    pad_id,
-    placed,
-)
+from alignment.errors import InputError, TrainingError
+from alignment.evaluation.reward_page import write_reward_page
+from alignment.files import disk_errors, whole_folder, write_json, write_jsonl, write_text
+from alignment.models.loading import context_window
+from alignment.models.reward_heads import save_heads
 from alignment.models.trunk import REWARD_FILE, fingerprint
 from alignment.progress import Progress, silent
-from alignment.records import PreferencePair
-from alignment.training.callbacks import ReportProgress, WriteMetrics, without_printing
+from alignment.records import LabelerEvidence, PreferencePair, PromptText
+from alignment.training.reward_card import model_card
+from alignment.training.reward_figures import trust_figures
+from alignment.training.reward_groups import (
+    DataWarnings,
+    PromptGroup,
+    group_pairs,
+    prompts_on_both_sides,
+    split_groups,
+)
+from alignment.training.reward_run import (
+    CHECKPOINTS_FOLDER,
+    STOP_FILE,
+    begin,
+    build_trainer,
+    load_classifier,
+    memory_errors,
+    training_rows,
+)
+from alignment.training.reward_trainer import GroupRewardTrainer
+from alignment.training.reward_trust import scored_pairs
+
+METRICS_FILE, TRUST_FILE, PAGE_FILE = "metrics.jsonl", "trust.json", "reward.html"
+UNCERTAINTY_FILE = "uncertainty.jsonl"
+Tasks = Mapping[str, tuple[PromptText, Sequence[str]]]
 
 
 @dataclass(frozen=True, slots=True)
 class RewardResult:
-    """How far the reward model can be trusted, on pairs of prompts it has not seen."""
+    """How far the reward model can be trusted, on pairs of prompts it has not seen. `trust.json` holds the rest.
+
+    `accuracy`: share of ordered held-out pairs, with a 95% interval over prompts; `ceiling`: how often a trusted
+    labeler goes with the consensus of the others there. `ece`: expected calibration error after temperature scaling.
+    `score_mean`, `score_std`: of the training completions, the constants that PPO normalises by. `best_step`: the
+    update whose weights were kept, of `steps`. `sd_quantiles`: of the score's deviation over the heads, None with one
+    head. `warnings`: what was odd about the data, counted; `messages`: the same in sentences.
+    """
 
     accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    ceiling: float | None
+    accuracy_of_ceiling: float | None
+    log_loss: float
+    ece: float
+    temperature: float
     held_out_pairs: int
     train_pairs: int
+    validation_pairs: int
     left_out_too_long: int
     score_mean: float
     score_std: float
+    sd_quantiles: dict[str, float] | None
     final_loss: float
+    best_step: int
+    steps: int
+    stopped_early: bool
+    warnings: dict[str, int] = field(default_factory=dict)
+    messages: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def encode_pairs(
-    tokenizer: PreTrainedTokenizerBase, pairs: Sequence[PreferencePair]
-) -> list[dict[str, list[int]]]:
-    """Token ids of prompt + chosen and prompt + rejected, both ending with end-of-sequence."""
-    rows = []
-    for pair in pairs:
-        prompt = encode_prompt(tokenizer, pair.prompt)
-        rows.append(
-            {
-                "chosen_ids": prompt + encode_completion(tokenizer, pair.chosen),
-                "rejected_ids": prompt + encode_completion(tokenizer, pair.rejected),
-            }
-        )
-    return rows
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """The prompt groups of the three splits, the limit in tokens, and what was odd."""
+
+    train: list[PromptGroup]
+    validation: list[PromptGroup]
+    held_out: list[PromptGroup]
+    longest: int
+    warnings: DataWarnings
 
 
 def train_reward(
@@ -76,122 +108,156 @@ def train_reward(
     config: RewardTrainingConfig,
     out: Path,
     progress: Progress = silent,
+    *,
+    evidence: LabelerEvidence | None = None,
+    tasks: Tasks | None = None,
+    resume: bool = False,
 ) -> RewardResult:
-    """Train on `train_pairs`, measure on `held_out_pairs`, and save adapter, head and tokenizer to `out`.
+    """Train on `train_pairs`, measure on `held_out_pairs`, and save everything to `out`.
 
-    Raises `TrainingError` where no pair fits `max_length`, or the loss is no longer a number.
+    `evidence`: what the labelers did on the held-out prompts, for the ceiling and the biases. `tasks`: prompt id ->
+    prompt and completions, whose uncertainty is written to `uncertainty.jsonl`. `resume`: go on from the newest
+    complete checkpoint in `out`, from the start where there is none; the result is that of an uninterrupted run.
+    A file `out/stop` ends the run after the update under way, with a checkpoint; what is best so far is saved.
+    Raises `InputError` where a prompt is on both sides, and `TrainingError` where no pair can be used, the data or
+    options are not those of the checkpoint, memory runs out, or the loss is no longer a number.
     """
+    both = prompts_on_both_sides(train_pairs, held_out_pairs)
+    if both:
+        raise InputError(
+            f"{len(both)} prompt(s) have pairs both to train on and held out ({', '.join(both[:3])}); the accuracy "
+            "would be that of prompts the model has seen. Split by prompt, so that a prompt is on one side only."
+        )
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     set_seed(config.seed)
-    model = AutoModelForSequenceClassification.from_pretrained(
-        str(base), num_labels=1, dtype=torch.float32
-    )
-    model.config.pad_token_id = tokenizer.pad_token_id
+    model = load_classifier(base, tokenizer, config.ensemble_heads)
     base_print = fingerprint(model)
-    longest = min(config.max_length, context_window(model.config) or config.max_length)
-    rows, held_out = (
-        [*_fitting(encode_pairs(tokenizer, p), longest)] for p in (train_pairs, held_out_pairs)
+    data = _prepared(tokenizer, train_pairs, held_out_pairs, config, context_window(model.config))
+    rows = training_rows(data.train, config)
+    trainer = build_trainer(
+        model, tokenizer, rows, data.validation, config, out, out / METRICS_FILE, progress
     )
-    if not rows or not held_out:
-        raise TrainingError(
-            f"After leaving out pairs longer than {longest} tokens, {len(rows)} training and {len(held_out)} held-out "
-            "pairs remain; at least one of each is needed. Raise reward.max_length, shorten the completions, or rank "
-            "more prompts."
+    checkpoint = begin(out, rows, config, resume)
+    with memory_errors(config):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        seen, validated, held_out = (
+            [*trainer.group_scores(part)] for part in (data.train, data.validation, data.held_out)
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = RewardTrainer(
-            model=model,
-            args=_arguments(config, scratch),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
-            peft_config=LoraConfig(
-                task_type="SEQ_CLS",
-                r=config.lora_rank,
-                lora_alpha=config.lora_alpha,
-                lora_dropout=config.lora_dropout,
-                target_modules=config.lora_target_modules,
-                modules_to_save=["score"],
-            ),
-            callbacks=[
-                ReportProgress(progress, "reward model", ("loss", "accuracy")),
-                WriteMetrics(out / "metrics.jsonl"),
-            ],
-        )
-        without_printing(trainer).train()
-    trained = placed(trainer.model).eval()
-    chosen, rejected = pair_scores(trained, tokenizer, held_out, config.per_device_train_batch_size)
-    seen = np.concatenate(pair_scores(trained, tokenizer, rows, config.per_device_train_batch_size))
-    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    result = RewardResult(
-        accuracy=float(np.mean(chosen > rejected)),
-        held_out_pairs=len(held_out),
-        train_pairs=len(rows),
-        left_out_too_long=len(train_pairs) + len(held_out_pairs) - len(rows) - len(held_out),
-        score_mean=float(seen.mean()),
-        score_std=float(max(seen.std(), 1e-6)),
-        final_loss=float(logged[-1]),
-    )
-    with whole_folder(out) as folder:
-        trained.save_pretrained(str(folder))
-        tokenizer.save_pretrained(str(folder))
+        doubts = _uncertainties(trainer, tokenizer, tasks or {}, data.longest, config)
+    trust = trust_figures(seen, validated, held_out, evidence or LabelerEvidence(), config.seed)
+    result = _result(trainer, trust, data)
+    state: Any = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.is_world_process_zero():
         about = {"base": base_print, "base_model": str(base), "config": config.model_dump()}
-        write_json(folder / REWARD_FILE, {**result.to_json(), **about})
+        with whole_folder(out) as folder:
+            _save_model(trainer, state, folder)
+            tokenizer.save_pretrained(str(folder))
+            write_json(folder / TRUST_FILE, trust)
+            if doubts:
+                write_jsonl(folder / UNCERTAINTY_FILE, doubts)
+            write_text(folder / "README.md", model_card(result.to_json(), trust, about))
+            write_reward_page(folder / PAGE_FILE, trust, result.to_json())
+            write_json(folder / REWARD_FILE, {**result.to_json(), **about})
+        if not (out / STOP_FILE).exists():  # a run that was asked to end can still go on
+            shutil.rmtree(out / CHECKPOINTS_FOLDER, ignore_errors=True)
     return result
 
 
-def _fitting(rows: list[dict[str, list[int]]], longest: int) -> list[dict[str, list[int]]]:
-    return [row for row in rows if max(len(row["chosen_ids"]), len(row["rejected_ids"])) <= longest]
+def _prepared(
+    tokenizer: PreTrainedTokenizerBase,
+    train_pairs: Sequence[PreferencePair],
+    held_out_pairs: Sequence[PreferencePair],
+    config: RewardTrainingConfig,
+    window: int | None,
+) -> _Data:
+    """The pairs as groups; `TrainingError` where too little is left to train on or to measure."""
+    longest = min(config.max_length, window or config.max_length)
+    by_confidence = config.weight_by_confidence
+    train, warnings = group_pairs(tokenizer, train_pairs, longest, by_confidence=by_confidence)
+    held_out, more = group_pairs(tokenizer, held_out_pairs, longest)
+    warnings.add(more)
+    if len(train) < 2 or not any((group.probability != 0.5).any() for group in held_out):
+        found = " ".join(warnings.sentences(longest))
+        raise TrainingError(
+            f"Of {len(train_pairs)} training and {len(held_out_pairs)} held-out pairs, those that can be used come "
+            f"from {len(train)} and {len(held_out)} prompts; at least two to train on, one of which validates, and one "
+            f"held out, with an order, are needed. {found} Rank completions of more prompts."
+        )
+    if not any(group.weight.any() for group in train):
+        raise TrainingError(
+            "Every training pair has the weight 0: the consensus is sure of none. Set reward.weight_by_confidence to "
+            "false, or collect more rankings."
+        )
+    train, validation = split_groups(train, config.validation_fraction, config.seed)
+    return _Data(train, validation, held_out, longest, warnings)
 
 
-def _arguments(config: RewardTrainingConfig, scratch: str) -> RewardConfig:
-    return RewardConfig(
-        output_dir=scratch,
-        num_train_epochs=config.num_train_epochs,
-        per_device_train_batch_size=config.per_device_train_batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_ratio,
-        weight_decay=config.weight_decay,
-        lr_scheduler_type="linear",
-        max_length=None,
-        gradient_checkpointing=False,
-        bf16=torch.cuda.is_available(),
-        logging_steps=0.01,  # a hundredth of the steps
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        seed=config.seed,
-        dataloader_pin_memory=torch.cuda.is_available(),
+def _uncertainties(
+    trainer: GroupRewardTrainer,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Tasks,
+    longest: int,
+    config: RewardTrainingConfig,
+) -> list[dict[str, Any]]:
+    """For each task the root mean square, over its pairs, of the score difference's deviation over the heads."""
+    if config.ensemble_heads < 2 or not tasks:
+        return []
+    pairs = [
+        PreferencePair(prompt, first, second, 0.5, 0.5, prompt_id, first, second)
+        for prompt_id, (prompt, texts) in tasks.items()
+        for first, second in combinations(texts, 2)
+    ]
+    groups, _ = group_pairs(tokenizer, pairs, longest)
+    spread: dict[str, float] = {}
+    for one in trainer.group_scores(groups):
+        spread[one[0].prompt_id] = float(np.sqrt((scored_pairs([one]).sd ** 2).mean()))
+    return [{"prompt_id": name, "sd": spread.get(name, 0.0)} for name in tasks]
+
+
+def _result(trainer: GroupRewardTrainer, trust: dict[str, Any], data: _Data) -> RewardResult:
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    unsure = trust["uncertainty"]
+    return RewardResult(
+        accuracy=trust["accuracy"]["mean"],
+        accuracy_low=trust["accuracy"]["low"],
+        accuracy_high=trust["accuracy"]["high"],
+        ceiling=trust["ceiling"]["mean"] if trust["ceiling"] else None,
+        accuracy_of_ceiling=trust["accuracy_of_ceiling"],
+        log_loss=trust["log_loss"]["after"],
+        ece=trust["calibration"]["ece"],
+        temperature=trust["temperature"],
+        held_out_pairs=trust["held_out_pairs"],
+        train_pairs=_pairs(data.train),
+        validation_pairs=_pairs(data.validation),
+        left_out_too_long=data.warnings.left_out_too_long,
+        score_mean=trust["scores"]["mean"],
+        score_std=trust["scores"]["std"],
+        sd_quantiles=unsure["sd_quantiles"] if unsure else None,
+        final_loss=float(logged[-1]),
+        best_step=trainer.state.best_global_step or trainer.state.global_step,
+        steps=trainer.state.global_step,
+        stopped_early=trainer.state.global_step < trainer.state.max_steps,
+        warnings=asdict(data.warnings),
+        messages=data.warnings.sentences(data.longest),
     )
 
 
-@torch.no_grad()
-def pair_scores(
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[dict[str, list[int]]],
-    batch_size: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Raw scores of chosen and rejected, each [n]."""
-    sides = []
-    for key in ("chosen_ids", "rejected_ids"):
-        scores: list[float] = []
-        for start in range(0, len(rows), batch_size):
-            ids = [torch.tensor(row[key]) for row in rows[start : start + batch_size]]
-            batch = pad_sequence(ids, batch_first=True, padding_value=pad_id(tokenizer)).to(
-                model.device
-            )
-            lengths = torch.tensor([len(i) for i in ids], device=model.device)
-            mask = (torch.arange(batch.size(1), device=model.device) < lengths[:, None]).long()
-            hidden = _last_hidden(model, batch, mask)
-            head = model.base_model.model.score
-            scores += head(hidden[torch.arange(len(ids)), lengths - 1]).squeeze(-1).float().tolist()
-        sides.append(np.array(scores))
-    return sides[0], sides[1]
+def _pairs(groups: Sequence[PromptGroup]) -> int:
+    return sum(len(group.first) for group in groups)
 
 
-def _last_hidden(model: Any, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Hidden states, read by length: transformers' own pooling looks for pad ids, which may equal end-of-sequence."""
-    backbone = model.base_model.model.base_model
-    return backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+def _save_model(trainer: GroupRewardTrainer, state: dict[str, torch.Tensor], folder: Path) -> None:
+    """Adapter, or the whole model, whose `score` layer is the mean of the heads; the heads beside it."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    name = next(
+        key
+        for key in state
+        if key.endswith(("score.modules_to_save.default.weight", "score.weight"))
+        and "original_module" not in key
+    )
+    heads = state[name].float()
+    state = {**state, name: heads.mean(0, keepdim=True)}
+    model.save_pretrained(str(folder), state_dict=state)
+    if len(heads) > 1:
+        save_heads(folder, heads)

@@ -1,4 +1,5 @@
-// A ranking under construction: every completion has a place from 1 (best) or none yet. No DOM here.
+// An answer under construction: every completion has a place from 1 (best) or none yet; with it go "none is
+// acceptable", harm flags, rationale and confidence. No DOM here.
 "use strict";
 window.concord = window.concord || {};
 
@@ -7,13 +8,18 @@ window.concord.Ranking = class Ranking {
     this.ids = ids;
     this.size = ids.length;
     this.places = new Map(); // completion id -> place, 1..size; places in between may be empty
+    this.none = false;
+    this.flags = new Map(); // completion id -> harm categories
+    this.rationale = "";
+    this.confidence = null;
     this.past = [];
   }
 
   at(place) { return this.ids.filter((id) => this.places.get(id) === place); }
   unranked() { return this.ids.filter((id) => !this.places.has(id)); }
-  get complete() { return this.places.size === this.size; }
   get untouched() { return this.places.size === 0; }
+  // Where no completion is acceptable, an order is welcome, but not asked for: all are then equal.
+  get complete() { return this.places.size === this.size || (this.none && this.untouched); }
 
   // Put a completion in a place; whoever is there already is tied with it. Nobody else moves.
   place(id, place) {
@@ -51,6 +57,23 @@ window.concord.Ranking = class Ranking {
     return above.length ? this.place(id, Math.max(...above)) : false;
   }
 
+  // Move a completion one step up (-1) or down (1): out of a tie, into an empty place, or past its neighbour.
+  // One that has no place yet comes in behind the last.
+  move(id, step) {
+    const own = this.places.get(id);
+    if (own === undefined) return this.place(id, this.#behindTheLast());
+    const target = own + step;
+    if (this.at(own).length > 1) {
+      if (target >= 1 && target <= this.size && !this.at(target).length) return this.place(id, target);
+      return this.insert(id, step < 0 ? own : own + 1);
+    }
+    if (target < 1 || target > this.size) return false;
+    this.#remember();
+    for (const other of this.at(target)) this.places.set(other, own);
+    this.places.set(id, target);
+    return true;
+  }
+
   remove(id) {
     if (!this.places.has(id)) return false;
     this.#remember();
@@ -58,27 +81,54 @@ window.concord.Ranking = class Ranking {
     return true;
   }
 
+  toggleNone() {
+    this.#remember();
+    this.none = !this.none;
+    return this.none;
+  }
+
+  flag(id, harms) {
+    this.#remember();
+    if (harms.length) this.flags.set(id, harms); else this.flags.delete(id);
+  }
+
   undo() {
     const before = this.past.pop();
-    if (before) this.places = before;
+    if (before) Object.assign(this, before);
     return Boolean(before);
   }
 
   // What is submitted: ranks without gaps, 1 is best, ties equal.
   ranks() {
+    if (this.none && this.untouched) return Object.fromEntries(this.ids.map((id) => [id, 1]));
     const used = [...new Set(this.places.values())].sort((a, b) => a - b);
     return Object.fromEntries(this.ids.filter((id) => this.places.has(id)).map((id) => [id, used.indexOf(this.places.get(id)) + 1]));
   }
 
-  draft() { return Object.fromEntries(this.places); }
+  // What is kept until then: the places as they are.
+  draft() {
+    const { none, rationale, confidence } = this;
+    return { ranks: Object.fromEntries(this.places), none_acceptable: none, flags: Object.fromEntries(this.flags), rationale, confidence };
+  }
+
   restore(draft) {
-    for (const [id, place] of Object.entries(draft ?? {})) {
-      if (this.ids.includes(id) && Number.isInteger(place) && place >= 1 && place <= this.size) this.places.set(id, place);
-    }
+    this.places = new Map(Object.entries(draft?.ranks ?? {}).filter(([id, place]) =>
+      this.ids.includes(id) && Number.isInteger(place) && place >= 1 && place <= this.size));
+    this.flags = new Map(Object.entries(draft?.flags ?? {}).filter(([id, harms]) => this.ids.includes(id) && harms.length));
+    this.none = Boolean(draft?.none_acceptable);
+    this.rationale = draft?.rationale ?? "";
+    this.confidence = draft?.confidence ?? null;
+    this.past = [];
+  }
+
+  #behindTheLast() {
+    const last = Math.max(0, ...this.places.values());
+    if (last < this.size) return last + 1;
+    return [...Array(this.size)].map((_, index) => this.size - index).find((place) => !this.at(place).length);
   }
 
   #remember() {
-    this.past.push(new Map(this.places));
+    this.past.push({ places: new Map(this.places), flags: new Map(this.flags), none: this.none });
     if (this.past.length > 200) this.past.shift();
   }
 

@@ -18,9 +18,10 @@ window.concord = window.concord || {};
   };
 
   class ApiError extends Error {
-    constructor(status, message) {
+    constructor(status, message, body = null) {
       super(message);
       this.status = status; // 0: the server could not be reached
+      this.body = body;
     }
   }
   concord.ApiError = ApiError;
@@ -28,13 +29,27 @@ window.concord = window.concord || {};
   let me = null;
   concord.me = () => (me = me || concord.get("/api/me").catch((error) => { me = null; throw error; }));
   concord.get = (path) => call(path, {});
-  concord.post = async (path, body) => {
-    const { csrf } = await concord.me();
-    return call(path, {
-      method: "POST",
-      headers: { "Content-Type": "application/json", "X-CSRF-Token": csrf },
+  concord.post = (path, body) => concord.send("POST", path, body);
+
+  // A request that changes something. A new session has another CSRF token: it is asked for again, once. Where the new
+  // session is another person's, nothing is sent: what this page holds is not theirs.
+  concord.send = async (method, path, body) => {
+    const { csrf, name } = await concord.me();
+    const request = (token) => call(path, {
+      method,
+      headers: { "Content-Type": "application/json", "X-CSRF-Token": token },
       body: JSON.stringify(body ?? {}),
+      keepalive: true, // a last change is sent though the page is being closed
     });
+    try {
+      return await request(csrf);
+    } catch (error) {
+      if (error.status !== 403) throw error;
+      const now = await concord.me();
+      if (now.name !== name) throw new ApiError(401, `${now.name} is signed in in this browser now. Sign in again as ${name} to go on; nothing was sent.`);
+      if (now.csrf === csrf) throw error;
+      return request(now.csrf);
+    }
   };
 
   async function call(path, options) {
@@ -49,7 +64,7 @@ window.concord = window.concord || {};
     if (!response.ok || body === null) {
       if (response.status === 401 || response.status === 403) me = null;
       const status = response.ok || response.status >= 500 ? 0 : response.status;
-      throw new ApiError(status, body?.detail || `The server answered ${response.status}.`);
+      throw new ApiError(status, body?.detail || `The server answered ${response.status}.`, body);
     }
     return body;
   }

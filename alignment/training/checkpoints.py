@@ -1,0 +1,53 @@
+"""Checkpoints that are whole or do not count: the marker `complete` is written last."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+
+COMPLETE = "complete"
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def mark_complete(folder: Path) -> None:
+    """Sync the files of the checkpoint in `folder` to disk, then write the marker that says it is whole."""
+    folder = Path(folder)
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+    marker = folder / COMPLETE
+    with marker.open("w", encoding="utf-8") as file:
+        file.write("This checkpoint is whole.\n")
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(folder)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The complete `checkpoint-N` of the largest N in `folder`, or None; one without its marker is never picked."""
+    numbered = _numbered(folder)
+    whole = [number for number, path in numbered.items() if (path / COMPLETE).is_file()]
+    return numbered[max(whole)] if whole else None
+
+
+def remove_incomplete(folder: Path) -> None:
+    """Delete checkpoints that were being written when a run ended."""
+    for path in _numbered(folder).values():
+        if not (path / COMPLETE).is_file():
+            shutil.rmtree(path)
+
+
+def _numbered(folder: Path) -> dict[int, Path]:
+    if not Path(folder).is_dir():
+        return {}
+    found = ((_NAME.fullmatch(path.name), path) for path in Path(folder).iterdir())
+    return {int(match[1]): path for match, path in found if match and path.is_dir()}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

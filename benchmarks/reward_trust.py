@@ -1,0 +1,202 @@
+"""`python -m benchmarks.reward --demo`: what the reward model's trust figures are on the demo language, over seeds.
+
+Each seed: 300 prompts, 4 completions each by the demo base model, 3 rankings each by simulated labelers. In the default
+pool 4 of 12 labelers are unreliable (2 random, 1 reversed, 1 position-biased); a second pool has 5 (2 random, 2
+reversed, 1 position-biased). "Truth" is the courtesy by which careful labelers judge, which no training sees.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+
+from alignment.config import RewardTrainingConfig, SimulateConfig
+from alignment.demo import demo_config
+from alignment.demo_base import ensure_demo_model
+from alignment.feedback.consensus import fit_consensus
+from alignment.feedback.courtesy import courtesy
+from alignment.feedback.labeler_votes import labeler_evidence
+from alignment.feedback.pairs import preference_pairs, split_by_prompt
+from alignment.feedback.simulation import FAULTS, simulate_rankings
+from alignment.files import read_json
+from alignment.models.demo_language import demo_prompts
+from alignment.models.loading import load_causal_lm, load_tokenizer
+from alignment.records import Completion, Prompt
+from alignment.sampling import as_completions, sample_completions
+from alignment.training.reward import train_reward
+from alignment.training.reward_trust import calibration, log_losses
+
+PROMPTS = 300
+FIVE = {"careful": 5, "noisy": 2, "random": 2, "reversed": 2, "position_biased": 1}
+GOALS = {"accuracy_of_ceiling": 0.95, "ece": 0.03, "points_over_majority": 8.0, "nats_saved": 0.0}
+
+
+def demo(seeds: list[int]) -> tuple[dict[str, Any], bool]:
+    """The figures of each seed and their means, and whether the means reach the goals."""
+    by_seed = {str(seed): one_seed(seed) for seed in seeds}
+    means = {
+        name: float(np.mean([figures[name] for figures in by_seed.values()]))
+        for name, value in next(iter(by_seed.values())).items()
+        if isinstance(value, float)
+    }
+    reached = (
+        means["accuracy_of_ceiling"] >= GOALS["accuracy_of_ceiling"]
+        and means["ece"] <= GOALS["ece"]
+        and means["points_over_majority"] >= GOALS["points_over_majority"]
+        and means["nats_saved_by_soft_labels"] > GOALS["nats_saved"]
+    )
+    return {"mean": means, "seeds": by_seed}, reached
+
+
+def one_seed(seed: int) -> dict[str, Any]:
+    """Every comparison for one seed."""
+    prompts, completions = sampled(seed)
+    config = demo_config(seed).reward
+    groups = grouped(completions)
+    default = Labels(prompts, completions, SimulateConfig(seed=seed), "auto")  # pyright: ignore[reportCallIssue]
+    soft = trained(default, config)
+    hard = trained(default, config.model_copy(update={"soft_labels": False}))
+    pool = SimulateConfig(seed=seed, **FIVE)  # pyright: ignore[reportCallIssue]
+    agreed, majority = (
+        trained(Labels(prompts, completions, pool, method), config)
+        for method in ("auto", "majority")
+    )
+    figures = {
+        "accuracy": soft["accuracy"],
+        "ceiling": soft["ceiling"],
+        "accuracy_of_ceiling": soft["accuracy_of_ceiling"],
+        "accuracy_of_own_consensus_ceiling": soft["accuracy"] / soft["ceiling_own"],
+        "accuracy_of_all_labelers_agreement": soft["accuracy"] / soft["ceiling_all"],
+        "truth_of_own_consensus_ceiling": soft["truth_on_consensus"] / soft["ceiling_own"],
+        "ece": soft["ece"],
+        "ece_against_truth": soft["truth_ece"],
+        "truth_accuracy": soft["truth_accuracy"],
+        "soft_log_loss": soft["truth_log_loss"],
+        "hard_log_loss": hard["truth_log_loss"],
+        "soft_log_loss_scaled": soft["truth_log_loss_scaled"],
+        "hard_log_loss_scaled": hard["truth_log_loss_scaled"],
+        "nats_saved_by_soft_labels": hard["truth_log_loss"] - soft["truth_log_loss"],
+        "consensus_truth_accuracy": agreed["truth_accuracy"],
+        "majority_truth_accuracy": majority["truth_accuracy"],
+        "points_over_majority": 100 * (agreed["truth_accuracy"] - majority["truth_accuracy"]),
+        "surer_half": soft["surer_half"],
+        "other_half": soft["other_half"],
+        "prompts": len(groups),
+    }
+    print(f"seed {seed}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()), flush=True)
+    return figures
+
+
+def sampled(seed: int) -> tuple[list[Prompt], list[Completion]]:
+    """The prompts and the demo base model's completions."""
+    base, config = ensure_demo_model(), demo_config(seed).sample
+    prompts = [p for p in demo_prompts(PROMPTS, 1, seed) if p.split == "train"]
+    drawn = sample_completions(
+        load_causal_lm(base),
+        load_tokenizer(base),
+        prompts,
+        config,
+        config.completions_per_prompt,
+        distinct_attempts=config.distinct_attempts,
+    )
+    return prompts, as_completions(prompts, drawn, "benchmark")
+
+
+def grouped(completions: list[Completion]) -> dict[str, list[str]]:
+    """Prompt id -> completion ids."""
+    groups: dict[str, list[str]] = {}
+    for completion in completions:
+        groups.setdefault(completion.prompt_id, []).append(completion.completion_id)
+    return groups
+
+
+class Labels:
+    """Simulated rankings, the pairs that a method makes of them, and the truth."""
+
+    def __init__(
+        self,
+        prompts: list[Prompt],
+        completions: list[Completion],
+        pool: SimulateConfig,
+        method: Any,
+    ) -> None:
+        self.groups = grouped(completions)
+        self.utilities = {c.completion_id: courtesy(c.text) for c in completions}
+        _, self.rankings = simulate_rankings(self.groups, self.utilities, pool)
+        self.fitted = fit_consensus(self.rankings, self.groups, method=method, seed=pool.seed)
+        texts = {c.completion_id: c.text for c in completions}
+        by_id = {p.prompt_id: p.prompt for p in prompts}
+        self.pairs = preference_pairs(self.fitted, by_id, texts)
+        squares = [
+            np.var([self.utilities[name] for name in ids], ddof=1) for ids in self.groups.values()
+        ]
+        self.spread = float(np.sqrt(np.mean(squares)))
+
+    def careful_prefers(self, first: str, second: str) -> float:
+        """The probability that a careful labeler ranks `first` above `second`, half of it where they are level."""
+        gap = (self.utilities[first] - self.utilities[second]) / self.spread
+        return float(norm.cdf(gap / (FAULTS["careful"][1] * np.sqrt(2))))
+
+
+def trained(labels: Labels, config: RewardTrainingConfig) -> dict[str, float]:
+    """Train on the labels, and hold the model against the consensus and against the truth."""
+    base = ensure_demo_model()
+    train, held_out = split_by_prompt(labels.pairs, config.held_out_fraction, config.seed)
+    rows = [row.to_json() for row in labels.fitted.labelers]
+    names = {pair.prompt_id for pair in held_out}
+    evidence = labeler_evidence(labels.rankings, rows, names)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        result = train_reward(
+            base, load_tokenizer(base), train, held_out, config, out, evidence=evidence
+        )
+        trust = read_json(out / "trust.json")
+        scores = score_texts(base, out, held_out)
+    difference, truth = [], []
+    for pair in held_out:
+        key = (pair.prompt_id, pair.chosen), (pair.prompt_id, pair.rejected)
+        difference.append(scores[key[0]] - scores[key[1]])
+        truth.append(labels.careful_prefers(pair.chosen_id, pair.rejected_id))
+    gap, probability = np.array(difference), np.array(truth)
+    sided = probability != 0.5
+    right = np.sign(gap) == np.sign(probability - 0.5)
+    return {
+        "accuracy": result.accuracy,
+        "ceiling": trust["ceiling"]["mean"],
+        "ceiling_own": trust["ceiling_own_consensus"]["mean"],
+        "ceiling_all": trust["ceiling_all_labelers"]["mean"],
+        "accuracy_of_ceiling": trust["accuracy_of_ceiling"],
+        "ece": result.ece,
+        "surer_half": trust["uncertainty"]["accuracy_surer_half"],
+        "other_half": trust["uncertainty"]["accuracy_other_half"],
+        "truth_on_consensus": float(np.mean(probability > 0.5) + np.mean(~sided) / 2),
+        "truth_accuracy": float(right[sided].mean()),
+        "truth_ece": calibration(gap, probability, result.temperature)[0],
+        "truth_log_loss": float(log_losses(gap, probability, 1.0).mean()),
+        "truth_log_loss_scaled": float(log_losses(gap, probability, result.temperature).mean()),
+    }
+
+
+def score_texts(base: Path, folder: Path, pairs: list[Any]) -> dict[tuple[str, str], float]:
+    """(prompt id, text) -> the saved reward model's score, by the shared trunk."""
+    import torch
+    from peft import LoraConfig
+
+    from alignment.models.loading import encode_completion, encode_prompt
+    from alignment.models.trunk import Trunk
+    from alignment.training.ppo_trainer import score_sequences
+
+    tokenizer = load_tokenizer(base)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=4, target_modules="all-linear")
+    trunk = Trunk(load_causal_lm(base), lora)
+    trunk.load_reward(folder)
+    texts = {(p.prompt_id, t): p.prompt for p in pairs for t in (p.chosen, p.rejected)}
+    sequences = [
+        torch.tensor(encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, text))
+        for (_, text), prompt in texts.items()
+    ]
+    return dict(zip(texts, score_sequences(trunk, sequences, 64).tolist(), strict=True))

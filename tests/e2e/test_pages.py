@@ -1,0 +1,58 @@
+"""The other pages in the browser: what a reviewer and an engineer see and do, and that labelers reach none of it."""
+
+import re
+import time
+
+import pytest
+from playwright.sync_api import expect
+
+from alignment.feedback import runs
+from tests.e2e.workspace import HOSTILE, password
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_labeler_reaches_the_board_only(server, board):
+    page = board()
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+    assert page.locator(".c-nav nav a").count() == 0
+    for path in ("/runs/", "/review/", "/reports/evaluate-1"):
+        assert page.goto(server.url + path).status == 403
+        expect(page.get_by_text("has no access to this page")).to_be_visible()
+    page.goto(server.url)
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
+
+
+def test_a_reviewer_sees_the_report_and_stores_a_verdict(server, open_page):
+    page = open_page("reviewer", password("reviewer"))
+    expect(page.frame_locator("iframe").locator("#finding")).to_have_text("Toxicity fell by half")
+    assert page.title() != "hacked", "a script in the report has run"
+    page.get_by_label("Needs work").check()
+    comment = "Two prompts got worse: <b>${1+1}</b>"
+    page.get_by_label("Comment").fill(comment)
+    page.get_by_role("button", name="Store verdict").click()
+    expect(page.locator(".review p")).to_have_text(comment)
+    (review,) = runs.reviews(server.store, "evaluate-1")
+    assert (review.reviewer, review.verdict, review.comment) == ("reviewer", "needs work", comment)
+
+
+def test_an_engineer_watches_runs(server, open_page):
+    page = open_page("engineer", password("engineer"))
+    page.locator('tr[data-run="consensus-1"]').click()
+    expect(page.locator(".picture svg")).to_be_visible()
+    expect(
+        page.get_by_role("row", name=re.compile("reversed-1.*ranks in reverse", re.S))
+    ).to_be_visible()
+    page.locator('tr[data-run="reward-1"]').click()
+    expect(page.locator(".message")).to_have_text(f"It failed: {HOSTILE[0]} {HOSTILE[1]}")
+    assert page.evaluate("window.hacked") is None
+    page.locator('tr[data-run="ppo-1"] a').click()
+    expect(page.locator(".c-curves canvas, .c-curves svg.marks")).to_have_count(2)
+    assert page.url.endswith("?run=ppo-1")
+    folder = server.store.path.parent / "runs" / "ppo-1"
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('ard": 1}\n{"iteration": 6, "entropy": 1.5}\n')
+    started = time.monotonic()
+    expect(page.locator(".c-curves canvas, .c-curves svg.marks")).to_have_count(3)
+    assert time.monotonic() - started < 10

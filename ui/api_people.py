@@ -1,0 +1,93 @@
+"""What a project manager does about labelers: quality, decisions, invitations, and the audit log."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from pydantic import BaseModel, Field
+
+from alignment.feedback import audit, credentials, standing
+from alignment.feedback.people import Account
+from ui.api_models import Body
+from ui.callers import CSRF, one_of
+from ui.desk import Desk
+from ui.guard import ENGINEERS
+
+Manager = Annotated[Account, Depends(one_of(ENGINEERS))]
+
+
+class Reason(Body):
+    """Why: it is recorded, and a labeler who is paused or excluded is shown it."""
+
+    reason: Annotated[
+        str, Field(min_length=1, max_length=standing.MAX_DECISION_REASON, pattern=r"\S")
+    ]
+
+
+class Decided(BaseModel):
+    decision_id: int
+
+
+class NewInvitation(Body):
+    role: Literal["labeler", "engineer", "reviewer", "admin"] = "labeler"
+
+
+class Invitation(BaseModel):
+    """A link that makes one account, once. It is shown only now."""
+
+    role: str
+    path: str
+    url: str
+    days: float
+
+
+class AuditEntry(BaseModel):
+    audit_id: int
+    at: str
+    who: str
+    action: str
+    subject: str
+    detail: dict[str, Any]
+
+
+def people_routes(desk: Desk) -> APIRouter:
+    """Routes for engineers and admins."""
+    router = APIRouter(tags=["people"], dependencies=[Depends(one_of(ENGINEERS))])
+    store = desk.store
+
+    @router.post("/labelers/{labeler_id}/{action}", dependencies=[CSRF])
+    def decide(
+        labeler_id: str,
+        action: Literal["pause", "resume", "exclude", "include", "message", "requalify"],
+        body: Reason,
+        who: Manager,
+    ) -> Decided:
+        """Record a decision about a labeler; it takes effect at once and can be reversed by another."""
+        return Decided(
+            decision_id=standing.decide(store, labeler_id, action, body.reason, who.account_id)
+        )
+
+    @router.post("/invitations", dependencies=[CSRF])
+    def invite(body: NewInvitation, who: Manager, request: Request) -> Invitation:
+        """Make a link for one new account. Only an admin invites engineers and admins."""
+        if who.role != "admin" and body.role not in ("labeler", "reviewer"):
+            raise HTTPException(
+                403, f"Only an admin may invite an account of the role {body.role}."
+            )
+        days = desk.rules.invitation_days
+        secret = credentials.invite(store, body.role, who.account_id, days)
+        url = request.url_for("invited", secret=secret)
+        return Invitation(role=body.role, path=url.path, url=str(url), days=days)
+
+    @router.get("/audit")
+    def audit_log(
+        limit: Annotated[int, Query(ge=1, le=1000)] = 200,
+        who: str | None = None,
+        action: str | None = None,
+    ) -> list[AuditEntry]:
+        """Who did what when, newest first."""
+        rows = audit.entries(store, limit, who=who, action=action)
+        return [AuditEntry(**row) for row in rows]
+
+    return router
