@@ -42,6 +42,7 @@ from benchmarks.consensus_pools import (
 
 NOISES = ("gaussian", "gumbel")
 OURS = ("factor", "dawid-skene", "majority", "borda")
+DATA = Path("../shared/data")
 SLOW = "crowd-kit NoisyBradleyTerry"
 
 Rows = dict[str, dict[str, float]]
@@ -370,7 +371,12 @@ def main(arguments: list[str] | None = None) -> None:
         "--quick", action="store_true", help="fewer and smaller pools, half a minute"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the first pool")
-    parser.add_argument("--data", type=Path, help="folder with pandalm/, ruddit/ and convabuse/")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=DATA if DATA.is_dir() else None,
+        help=f"folder with pandalm/, ruddit/ and convabuse/; {DATA} where there is one",
+    )
     parser.add_argument("--json", type=Path, help="write all figures to this file")
     options = parser.parse_args(arguments)
     if options.data is not None and not options.data.is_dir():
