@@ -46,6 +46,17 @@ $(VENV)/.bench: $(VENV)/.installed
 bench-consensus: $(VENV)/.bench ## consensus against what a user could install instead
 	$(BIN)/python -m benchmarks.consensus
 
+.peer/.installed: ## TRL 1.12, the last with a PPO trainer, in an environment of its own
+	$(PYTHON) -m venv .peer
+	.peer/bin/python -m pip install --quiet torch==2.13.0 trl==1.12.0 peft datasets accelerate pandas rich
+	touch $@
+
+bench-ppo: $(VENV)/.installed .peer/.installed ## PPO against TRL 1.12's trainer: speed and memory
+	$(BIN)/python -m benchmarks.ppo --peer-python .peer/bin/python
+
+bench-ppo-learning: $(VENV)/.installed ## what critic, KL penalty and layers do to learning, on the demo
+	$(BIN)/python -m benchmarks.ppo_learning
+
 bench-demo: $(VENV)/.installed ## the figures of the demo for three seeds
 	$(BIN)/python -m benchmarks.demo
 

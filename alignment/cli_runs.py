@@ -163,10 +163,15 @@ def runs_resume(
     most: MostOption = 1,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a stopped or failed training run from its last whole checkpoint."""
-    from alignment import control
+    """Go on with a stopped or failed training run (or the folder of its --out) from its last whole checkpoint."""
+    from alignment import control, pipeline
     from alignment.feedback import runs
 
+    if (Path(run_id) / "run.json").is_file():
+        with job(None, None, None, None) as work:
+            figures = pipeline.resume_folder(Path(run_id), work.progress)
+        show(figures, as_json, "Resumed")
+        return
     with job(None, workspace, None, None) as work:
         work._store("workspace")
         control.reap(work.workspace)

@@ -163,7 +163,11 @@ class LoraSection(Section):
     )
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
     lora_target_modules: str | list[str] = Field(
-        "all-linear", description="which layers carry the adapter"
+        "all-linear", description="which linear maps of a layer carry the adapter"
+    )
+    lora_layers: Literal["all", "upper-half"] | list[int] = Field(
+        "all",
+        description="layers with an adapter, from 0: all, upper-half, or a list; layers below are shared by all roles",
     )
 
 
@@ -230,6 +234,35 @@ class RewardTrainingConfig(LoraSection):
     seed: int = Field(0, ge=0, description="seed of initialisation, split and order")
 
 
+class RewardSource(Section):
+    """One term of the reward: weight x (score - mean) / std."""
+
+    kind: Literal["reward-model", "callable", "scorer", "model"] = Field(
+        "reward-model",
+        description="the reward model; module:function; a toxicity scorer, negated; another reward model's folder",
+    )
+    name: str = Field(
+        "", description="module:function, the scorer or the folder; empty for the reward model"
+    )
+    weight: float = Field(1.0, description="weight of this term in the sum")
+    mean: float | None = Field(
+        None,
+        description="taken off the score; by default what the reward model knows of itself, or 0",
+    )
+    std: float | None = Field(
+        None, gt=0, description="divides the score; by default what the reward model knows, or 1"
+    )
+    label: str = Field("toxic", description="the label of a classifier that means toxic")
+
+    @model_validator(mode="after")
+    def _named(self) -> RewardSource:
+        if self.kind != "reward-model" and not self.name:
+            raise ValueError(f"a reward of kind {self.kind} needs a name")
+        if self.kind == "callable" and ":" not in self.name:
+            raise ValueError("name a callable reward as module:function")
+        return self
+
+
 class PPOTrainingConfig(LoraSection):
     """`concord train ppo`. Names follow TRL's PPOConfig where the meaning is the same."""
 
@@ -252,9 +285,35 @@ class PPOTrainingConfig(LoraSection):
     learning_rate: float = Field(
         5e-5, gt=0, description="peak learning rate of AdamW, policy and value"
     )
-    kl_coef: float = Field(
-        0.05, ge=0, description="coefficient of the token-level KL penalty in the reward"
+    critic: Literal["adapter", "head"] = Field(
+        "adapter",
+        description="value from an adapter of its own, or from a head on the policy's hidden states (faster)",
     )
+    value_init: Literal["reward", "zero"] = Field(
+        "reward", description="the value adapter starts as a copy of the reward model, or at zero"
+    )
+    critic_warmup_iterations: int = Field(
+        0, ge=0, description="first iterations in which only the value is trained"
+    )
+    critic_learning_rate: float | None = Field(
+        None, gt=0, description="peak learning rate of the value; by default learning_rate"
+    )
+    kl_in: Literal["reward", "loss"] = Field(
+        "reward",
+        description="where the KL penalty is: per token in the reward (k1) or in the loss (k3)",
+    )
+    kl_coef: float = Field(0.05, ge=0, description="coefficient of the token-level KL penalty")
+    kl_target: float | None = Field(
+        None,
+        gt=0,
+        description="adapt kl_coef so that the mean KL per completion nears this, in nats",
+    )
+    kl_horizon: int = Field(
+        10000,
+        ge=1,
+        description="episodes over which an adaptive kl_coef may double or halve, roughly",
+    )
+    entropy_coef: float = Field(0.0, ge=0, description="weight of the entropy bonus in the loss")
     cliprange: float = Field(0.2, gt=0, description="clip range of the probability ratio")
     vf_coef: float = Field(0.1, ge=0, description="weight of the value loss")
     cliprange_value: float = Field(
@@ -262,13 +321,20 @@ class PPOTrainingConfig(LoraSection):
     )
     gamma: float = Field(1.0, gt=0, le=1, description="discount per token")
     lam: float = Field(0.95, ge=0, le=1, description="lambda of generalised advantage estimation")
+    whiten_rewards: bool = Field(False, description="scale the token rewards to variance 1")
     missing_eos_penalty: float = Field(
         1.0,
         ge=0,
         description="taken off the score of an unfinished completion, in reward standard deviations",
     )
+    length_penalty: float = Field(
+        0.0, ge=0, description="taken off the score per token, in reward standard deviations"
+    )
     reward_clip: float = Field(
         5.0, gt=0, description="normalised scores are clipped to this magnitude"
+    )
+    rewards: list[RewardSource] = Field(
+        [], description="terms of the reward; empty means the reward model alone"
     )
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
     reward_threshold: float | None = Field(
@@ -278,11 +344,58 @@ class PPOTrainingConfig(LoraSection):
     max_kl: float | None = Field(
         None, gt=0, description="stop when the mean KL per completion exceeds this, in nats"
     )
+    max_kl_update: float | None = Field(
+        None,
+        gt=0,
+        description="skip the rest of a rollout once the policy moved this far in it, in nats per token",
+    )
+    collapse_entropy: float | None = Field(
+        0.02, ge=0, lt=1, description="stop when the entropy falls below this share of its start"
+    )
+    collapse_length: float | None = Field(
+        0.1, ge=0, lt=1, description="stop when completions shrink below this share of their length"
+    )
+    collapse_finished: float | None = Field(
+        0.2,
+        ge=0,
+        lt=1,
+        description="stop when finished completions fall below this share of theirs",
+    )
+    collapse_repetition: float | None = Field(
+        0.5, gt=0, le=1, description="stop when repeated 4-grams rise by this much, on a scale to 1"
+    )
+    collapse_patience: int = Field(
+        2, ge=1, description="iterations in a row that must look collapsed before the run stops"
+    )
     eval_every: int = Field(
         5, ge=1, description="iterations between evaluations on held-out prompts"
     )
     eval_prompts: int = Field(
-        64, ge=2, description="held-out prompts used for the reward threshold, at most"
+        64,
+        ge=2,
+        description="held-out prompts used for threshold, alarm and best checkpoint, at most",
+    )
+    judge: str | None = Field(
+        "profanity-check",
+        description="scorer independent of the reward, for the alarm and the best checkpoint; null for none",
+    )
+    judge_label: str = Field("toxic", description="the label of the judge that means toxic")
+    num_sample_completions: int = Field(
+        4, ge=0, description="completions of each rollout kept in samples.jsonl"
+    )
+    save_every: int = Field(5, ge=1, description="iterations between checkpoints")
+    save_total_limit: int = Field(2, ge=2, description="checkpoints kept")
+    share_lower_trunk: bool = Field(
+        True, description="compute the layers below all adapters once per rollout"
+    )
+    merge_for_generation: bool = Field(
+        True, description="sample with the adapter added to a copy of its weights (faster)"
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="recompute activations in the backward pass: less memory, more time"
+    )
+    report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field(
+        [], description="where figures go besides the run's folder"
     )
     seed: int = Field(0, ge=0, description="seed of initialisation, order and sampling")
 
@@ -296,6 +409,23 @@ class PPOTrainingConfig(LoraSection):
                 f"({self.num_mini_batches} x {self.per_device_train_batch_size})"
             )
         return self
+
+    @model_validator(mode="after")
+    def _independent(self) -> PPOTrainingConfig:
+        if sum(source.kind == "reward-model" for source in self.rewards) > 1:
+            raise ValueError("rewards may name the reward model once")
+        if self.judge in {source.name for source in self.rewards if source.kind == "scorer"}:
+            raise ValueError(
+                f"the judge {self.judge} is also a reward, so it could not tell over-optimisation; name another judge"
+            )
+        if self.critic_warmup_iterations >= self.max_iterations:
+            raise ValueError("critic_warmup_iterations must be less than max_iterations")
+        return self
+
+    @property
+    def uses_reward_model(self) -> bool:
+        """Whether a term of the reward is the reward role of the trunk."""
+        return not self.rewards or any(source.kind == "reward-model" for source in self.rewards)
 
 
 class EvaluateConfig(GenerationConfig):

@@ -33,7 +33,9 @@ from alignment.records import (
     Ranking,
 )
 from alignment.training import launch as launcher
-from alignment.workspace import Workspace, recorded_run
+from alignment.workspace import RUN_FILE, STOP_FILE, Workspace, recorded_run
+
+PROMPTS_FILE = "prompts.jsonl"  # in the folder of a PPO run
 
 
 @dataclass(frozen=True)
@@ -385,30 +387,82 @@ def _task_texts(job: Job) -> dict[str, tuple[PromptText, list[str]]]:
 
 
 def train_ppo(job: Job) -> dict[str, Any]:
-    """Align a policy against the reward model."""
+    """Align a policy against the reward; a resumed run reads the prompts that it began with."""
     from alignment.models.loading import load_tokenizer
     from alignment.training import ppo
 
     config, launch = job.config.ppo, launcher.launch_of(**job.launch)
-    prompts = job.prompts("train")
-    held_out = [p for p in job.prompts() if p.split == "held-out"]
-    reward_model, base = job.reward_model(), job.base_model()
+    everyone = _ppo_prompts(job)
+    prompts = [p for p in everyone if p.split == "train"]
+    held_out = [p for p in everyone if p.split == "held-out"]
+    reward_model = job.reward_model() if config.uses_reward_model else None
+    base = job.base_model()
     if config.reward_threshold is not None and not held_out:
         raise InputError(
             'A reward threshold is measured on held-out prompts, and there are none. Mark some prompts "split": '
             '"held-out", or take ppo.reward_threshold out.'
         )
-    tokenizer = load_tokenizer(base)
-    inputs = {"model": base, "reward_model": str(reward_model), "prompts": len(prompts)}
+    inputs = {
+        "model": base,
+        "reward_model": None if reward_model is None else str(reward_model.resolve()),
+        "prompts": len(prompts),
+    }
     with job.run("ppo", config, inputs) as run:
+        write_jsonl(run.folder / PROMPTS_FILE, [p.to_json() for p in everyone])
         if launch is None:
             run.metrics = ppo.train_ppo(
-                base, tokenizer, reward_model, prompts, held_out, config, run.folder, job.progress
+                base,
+                load_tokenizer(base),
+                reward_model,
+                prompts,
+                held_out,
+                config,
+                run.folder,
+                job.progress,
+                resume=job.resume,
             ).to_json()
         else:
-            spec = launcher.ppo_spec(base, reward_model, prompts, held_out, config, launch)
+            spec = launcher.ppo_spec(
+                base, reward_model, prompts, held_out, config, launch, job.resume
+            )
             run.metrics = launcher.train(spec, run.folder, launch, job.progress)
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
+
+
+def _ppo_prompts(job: Job) -> list[Prompt]:
+    """The prompts of both splits; those kept in the run's folder where the run goes on."""
+    folder = job.out
+    if job.workspace is not None and job.run_id is not None:
+        folder = Path(runs.run(job.workspace.store, job.run_id).folder or "")
+    if job.resume and folder is not None and (folder / PROMPTS_FILE).exists():
+        return read_jsonl(folder / PROMPTS_FILE, Prompt.from_json)
+    job.prompts("train")  # there must be some
+    return job.prompts()
+
+
+def resume_folder(folder: Path, progress: Progress = silent) -> dict[str, Any]:
+    """Go on with a PPO run of `--out FOLDER`, outside any workspace, from its last whole checkpoint.
+
+    Raises `InputError` where the folder holds no run that can go on.
+    """
+    record = runs.Run(**read_json(folder / RUN_FILE))
+    if record.stage != "ppo":
+        raise InputError(
+            f"{folder} holds a {record.stage} run, which is not resumed. Start it again."
+        )
+    if record.status == "finished":
+        raise InputError(f"The run in {folder} has finished; there is nothing to resume.")
+    (folder / STOP_FILE).unlink(missing_ok=True)  # it has been heeded
+    files = {name: record.inputs.get(name) for name in ("model", "reward_model")}
+    job = Job(
+        Config.model_validate({"ppo": record.config}),
+        files={name: value for name, value in files.items() if value is not None},
+        out=folder,
+        progress=progress,
+        run_id=record.run_id,
+        resume=True,
+    )
+    return train_ppo(job)
 
 
 def evaluate_toxicity(job: Job) -> dict[str, Any]:

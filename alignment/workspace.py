@@ -82,11 +82,8 @@ def explained_yaml(config: Config) -> str:
         value = getattr(config, name)
         if isinstance(value, Section):
             lines += ["", f"{name}:"]
-            fields = type(value).model_fields
-            lines += [
-                _explained(key, getattr(value, key), fields[key].description, "  ")
-                for key in fields
-            ]
+            fields, plain = type(value).model_fields, value.model_dump(mode="json")
+            lines += [_explained(key, plain[key], fields[key].description, "  ") for key in fields]
         else:
             lines += ["", _explained(name, value, info.description, "")]
     return "\n".join(lines) + "\n"
@@ -129,7 +126,7 @@ def recorded_run(
     """
     known = run_id is not None
     run_id = run_id or new_run_id(stage)
-    folder = run_folder(run_id, workspace, None if known else out)
+    folder = out if known and out is not None else run_folder(run_id, workspace, out)
     run = Run(
         run_id,
         stage,

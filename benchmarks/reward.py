@@ -125,7 +125,7 @@ def one(kind: str, base: Path, k: int) -> dict[str, float]:
                 args=RewardConfig(**common, per_device_train_batch_size=SEQUENCES // 2),
                 train_dataset=Dataset.from_list(rows),
                 processing_class=tokenizer,
-                peft_config=reward_run.lora(config),
+                peft_config=reward_run.lora(model, config),
             )
         else:
             trainer = GroupRewardTrainer(
@@ -136,7 +136,7 @@ def one(kind: str, base: Path, k: int) -> dict[str, float]:
                 completions_per_batch=SEQUENCES,
                 margin=0.0,
                 processing_class=tokenizer,
-                peft_config=reward_run.lora(config),
+                peft_config=reward_run.lora(model, config),
             )
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started, worked = time.perf_counter(), time.process_time()

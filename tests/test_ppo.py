@@ -8,7 +8,7 @@ import pytest
 import torch
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from alignment.config import PPOTrainingConfig
+from alignment.config import PPOTrainingConfig, RewardSource
 from alignment.errors import InputError, TrainingError
 from alignment.models.loading import load_tokenizer
 from alignment.models.trunk import POLICY, VALUE, Trunk
@@ -56,6 +56,21 @@ def train(folder, reward, out, **options):
         ("_calculate_rewards", ["self", "inputs", "prompts", "completions", "completion_ids_list"]),
         ("_prepare_inputs", ["self", "generation_batch"]),
         ("_compute_loss", ["self", "model", "inputs"]),
+        (
+            "_generate_single_turn",
+            [
+                "self",
+                "prompt_ids",
+                "images",
+                "multimodal_fields",
+                "num_generations",
+                "has_tool_images",
+            ],
+        ),
+        ("training_step", ["self", "model", "inputs", "num_items_in_batch"]),
+        ("_save", ["self", "output_dir", "state_dict"]),
+        ("_save_checkpoint", ["self", "model", "trial"]),
+        ("_load_from_checkpoint", ["self", "resume_from_checkpoint", "model"]),
     ],
 )
 def test_trl_still_has_the_hooks_that_ppo_overrides(hook, parameters):
@@ -201,15 +216,28 @@ def test_it_stops_at_the_reward_threshold_and_at_the_kl_limit(
     assert limited.stop_reason == "KL limit" and limited.iterations < 5
 
 
-def test_a_reward_that_is_not_a_number_stops_the_run(
-    llama_folder, reward_folder_llama, tmp_path, monkeypatch
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("not_a_number", "not a number"),
+        ("one_too_few", "7 scores for 8 completions"),
+        ("fails", "ZeroDivisionError: no luck"),
+    ],
+)
+def test_a_reward_that_is_broken_stops_the_run(
+    llama_folder, reward_folder_llama, tmp_path, function, message
 ):
-    def broken(self, prompts, **_):
-        return [float("nan")] * len(prompts)
-
-    monkeypatch.setattr(ppo_trainer.PPOTrainer, "reward_model", broken)
-    with pytest.raises(TrainingError, match="not a number"):
-        train(llama_folder, reward_folder_llama, tmp_path)
+    rewards = [RewardSource(kind="callable", name=f"tests.ppo_rewards:{function}")]
+    with pytest.raises(TrainingError, match=message):
+        ppo.train_ppo(
+            llama_folder,
+            load_tokenizer(llama_folder),
+            reward_folder_llama,
+            PROMPTS,
+            [],
+            TINY.model_copy(update={"rewards": rewards}),
+            tmp_path,
+        )
     assert not (tmp_path / "adapter_config.json").exists()
 
 

@@ -114,12 +114,14 @@ def test_each_role_leaves_the_others_alone(reward_folder, tiny_model_folder):
         with trunk.role(None):
             assert torch.equal(trunk.model(input_ids=ids).logits, untouched)
         with trunk.role(REWARD):
-            reward_hidden = trunk.hidden(ids, mask)
+            reward_hidden = trunk.hidden(input_ids=ids, attention_mask=mask)
         with trunk.role(VALUE):
-            value_hidden = trunk.hidden(ids, mask)
+            value_hidden = trunk.hidden(input_ids=ids, attention_mask=mask)
         assert torch.allclose(reward_hidden, value_hidden)
         with trunk.role(None):
-            assert not torch.allclose(trunk.hidden(ids, mask), reward_hidden)
+            assert not torch.allclose(
+                trunk.hidden(input_ids=ids, attention_mask=mask), reward_hidden
+            )
         normalised = (trunk.base.reward_head(reward_hidden) - trunk.scale.mean) / trunk.scale.std
         assert torch.allclose(trunk.base.value_head(value_hidden), normalised, atol=1e-5)
     assert {name for name, p in trunk.model.named_parameters() if p.requires_grad} == trains

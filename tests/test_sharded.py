@@ -79,6 +79,7 @@ def ppo_spec(made, **options):
         "prompts": [p.to_json() for p in PROMPTS],
         "held_out": [p.to_json() for p in PROMPTS[:3]],
         "config": PPO.model_copy(update=options).model_dump(),
+        "resume": False,
     }
 
 

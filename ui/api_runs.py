@@ -180,7 +180,7 @@ def _starting(workspace: Workspace) -> APIRouter:
     @router.post("", dependencies=[CSRF])
     def start(body: Start, who: Engineer) -> Started:
         """Put a run, or the whole round, into the queue; it starts when its turn comes."""
-        launch = {"nproc": body.nproc, "fsdp": body.fsdp} if body.nproc > 1 else {}
+        launch = {"fsdp" if body.fsdp else "nproc": body.nproc} if body.nproc > 1 else {}
         if body.stage == "round":
             queued = control.submit_round(workspace, config(), by=who.account_id)
         else:

@@ -96,11 +96,12 @@ def launch_from(config_file: Path, processes: int | None = None, machine_rank: i
 
 def ppo_spec(
     base: str,
-    reward_model: Path,
+    reward_model: Path | None,
     prompts: Sequence[Prompt],
     held_out: Sequence[Prompt],
     config: PPOTrainingConfig,
     launch: Launch,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """What the workers of a PPO run need to know. Raises `InputError` where a rollout cannot be dealt out evenly."""
     per_update = config.num_mini_batches * config.per_device_train_batch_size
@@ -113,10 +114,11 @@ def ppo_spec(
     return {
         "stage": "ppo",
         "base": base,
-        "reward_model": str(reward_model),
+        "reward_model": None if reward_model is None else str(reward_model),
         "prompts": [prompt.to_json() for prompt in prompts],
         "held_out": [prompt.to_json() for prompt in held_out],
         "config": config.model_dump(mode="json"),
+        "resume": resume,
     }
 
 

@@ -1,24 +1,22 @@
-"""`concord train ppo`: align a LoRA policy against a reward model, and say why training ended."""
+"""`concord train ppo`: align a LoRA policy against a reward, and say why training ended."""
 
 from __future__ import annotations
 
-import tempfile
+import importlib.util
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import LoraConfig
-from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, set_seed
 from trl.trainer.grpo_config import GRPOConfig
 
-from alignment.config import GenerationConfig, PPOTrainingConfig
-from alignment.errors import InputError, TrainingError
-from alignment.files import disk_errors, write_json
-from alignment.models.distributed import main_folder, world_size
+from alignment.config import PPOTrainingConfig
+from alignment.errors import ConfigError, InputError
+from alignment.evaluation.toxicity import load_scorer
+from alignment.files import disk_errors, read_json
+from alignment.models.distributed import world_size
 from alignment.models.loading import (
     check_prompt_lengths,
     context_window,
@@ -26,253 +24,212 @@ from alignment.models.loading import (
     load_causal_lm,
     turn_off_dropout,
 )
+from alignment.models.lora import lora_config
 from alignment.models.trunk import Trunk
 from alignment.progress import Progress, silent
 from alignment.records import Prompt
-from alignment.sampling import sample_completions
-from alignment.training import ppo_math
-from alignment.training.callbacks import append_jsonl, finite, without_printing
-from alignment.training.ppo_trainer import PPOTrainer, score_sequences
+from alignment.training.callbacks import without_printing
+from alignment.training.checkpoints import latest_checkpoint, remove_incomplete
+from alignment.training.ppo_reward import load_rewards
+from alignment.training.ppo_state import STATE_FILE
+from alignment.training.ppo_trainer import PPOTrainer
+from alignment.training.ppo_watch import METRICS_FILE, PPOResult, Watch, read_rows, save_policy
 from alignment.training.sharding import own_units
 
-POLICY_FILE = "policy.json"
-# What TRL logs under other names, or for trainers that PPO is not.
-_FROM_TRL = {
-    "learning_rate": "learning_rate",
-    "grad_norm": "grad_norm",
-    "completions/mean_length": "mean_length",
-    "completions/max_length": "max_length",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class PPOResult:
-    """How the run went and why it ended. Rewards are in standard deviations of the reward model's scores."""
-
-    stop_reason: str
-    iterations: int
-    reward_first: float
-    reward_last: float
-    kl: float
-    explained_variance: float | None
-    eval_reward: float | None
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+CHECKPOINTS_FOLDER = "checkpoints"
 
 
 def train_ppo(
     base: str | Path,
     tokenizer: PreTrainedTokenizerBase,
-    reward_folder: Path,
+    reward_folder: Path | None,
     prompts: Sequence[Prompt],
     held_out: Sequence[Prompt],
     config: PPOTrainingConfig,
     out: Path,
     progress: Progress = silent,
+    *,
+    resume: bool = False,
 ) -> PPOResult:
-    """Train a policy adapter on `prompts`, watching the mean reward on `held_out`, and save it to `out`.
+    """Train a policy adapter on `prompts`, watching it on `held_out`, and save it to `out`.
 
-    Writes one line per iteration to `out/metrics.jsonl`. Raises `InputError` on too few or too long prompts,
-    `ModelError` on a reward model of another base, `TrainingError` where an invariant or the reward breaks.
+    Writes one line per iteration to `out/metrics.jsonl`, sample completions to `samples.jsonl`, checkpoints to
+    `checkpoints/`, and the best policy by the held-out judge to `best/`. A file `out/stop` ends the run after the
+    iteration under way. With `resume` it goes on from the last complete checkpoint in `out`, or from the beginning
+    where there is none. `reward_folder` may be None where no term of the reward is the reward model.
+
+    Raises `InputError` on too few or too long prompts or a full disk, `ModelError` on a reward model of another base,
+    `ConfigError` on rewards that cannot be had, `TrainingError` where an invariant or the reward breaks.
     """
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
+    _check_reporters(config)
+    _check_prompt_count(prompts, config)
     set_seed(config.seed)
-    base_model = load_causal_lm(base)
-    turn_off_dropout(base_model)
+    trunk = _trunk(base, tokenizer, reward_folder, config)
+    everyone = [*prompts, *held_out]
+    lengths = [encode_prompt(tokenizer, prompt.prompt) for prompt in everyone]
+    window = context_window(trunk.base.config)
+    check_prompt_lengths(lengths, config.response_length, window, [p.prompt_id for p in everyone])
+    rewards = load_rewards(config.rewards, trunk)
+    judge = load_scorer(config.judge, config.judge_label) if config.judge and held_out else None
+    watch = Watch(trunk, tokenizer, rewards, judge, held_out, config, out, progress)
+    order = prompt_order(len(prompts), config)
+    trainer = PPOTrainer(
+        trunk,
+        config,
+        rewards,
+        args=_arguments(config, out / CHECKPOINTS_FOLDER),
+        train_dataset=Dataset.from_list([{"prompt": p.prompt} for p in prompts]).select(order),
+        processing_class=tokenizer,
+        callbacks=[watch],
+    )
+    own_units(trainer, "ScalarHead")
+    watch.attach(trainer)
+    if trainer.not_shared:
+        progress("PPO", 0, config.max_iterations, f"no shared lower trunk: {trainer.not_shared}")
+    checkpoint = _begin(out, watch, config, resume)
+    without_printing(trainer).train(resume_from_checkpoint=checkpoint)
+    result = watch.result(trainer.not_shared or "shared")
+    about = {"base_model": str(base), "reward_model": str(reward_folder) if reward_folder else None}
+    save_policy(trunk, tokenizer, out, {**result.to_json(), **about, "config": config.model_dump()})
+    return result
+
+
+def _trunk(
+    base: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    reward_folder: Path | None,
+    config: PPOTrainingConfig,
+) -> Trunk:
+    """The base with the roles that the configuration asks for."""
+    model = load_causal_lm(base)
+    turn_off_dropout(model)
     trunk = Trunk(
-        base_model,
-        LoraConfig(
+        model,
+        lora_config(
+            model,
             task_type="CAUSAL_LM",
-            r=config.lora_rank,
-            lora_alpha=config.lora_alpha,
-            lora_dropout=0.0,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            dropout=0.0,
             target_modules=config.lora_target_modules,
+            layers=config.lora_layers,
         ),
     )
-    trunk.load_reward(reward_folder)
-    trunk.add_value()
+    from_reward = config.critic == "adapter" and config.value_init == "reward"
+    if reward_folder is not None:
+        _check_same_tokenizer(tokenizer, reward_folder)
+        trunk.load_reward(reward_folder)
+    elif config.uses_reward_model:
+        raise InputError(
+            "PPO needs a reward model. Run `concord train reward`, or set ppo.rewards."
+        )
+    elif from_reward:
+        raise ConfigError(
+            "The value cannot start as a copy of a reward model that the reward does not use. Set ppo.value_init=zero, "
+            "or ppo.critic=head."
+        )
+    if from_reward:
+        trunk.add_value()
+    else:
+        trunk.add_fresh_value(adapter=config.critic == "adapter")
+    return trunk
+
+
+def _check_same_tokenizer(tokenizer: PreTrainedTokenizerBase, reward_folder: Path) -> None:
+    """A reward model that was trained with another tokenizer would read other words than the policy writes."""
+    if not (reward_folder / "tokenizer_config.json").is_file():
+        return
+    from alignment.models.loading import load_tokenizer
+
+    other = load_tokenizer(reward_folder)
+    if other.get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            f"The reward model in {reward_folder} was trained with another tokenizer than the policy's: the same ids "
+            "stand for other words. Train the reward model with this tokenizer, or give it as a reward of kind model, "
+            "which reads texts."
+        )
+
+
+def _check_prompt_count(prompts: Sequence[Prompt], config: PPOTrainingConfig) -> None:
     per_rollout = config.batch_size // config.completions_per_prompt
     if len(prompts) < per_rollout:
         raise InputError(
             f"A rollout takes {per_rollout} prompts ({config.batch_size} episodes of {config.completions_per_prompt} "
             f"per prompt), but there are {len(prompts)}. Add prompts, or lower ppo.batch_size."
         )
-    window = context_window(trunk.base.config)
-    everyone = [*prompts, *held_out]
-    lengths = [encode_prompt(tokenizer, prompt.prompt) for prompt in everyone]
-    check_prompt_lengths(lengths, config.response_length, window, [p.prompt_id for p in everyone])
-    watch = _Watch(trunk, tokenizer, held_out[: config.eval_prompts], config, out, progress)
-    with tempfile.TemporaryDirectory() as scratch:
-        trainer = PPOTrainer(
-            trunk,
-            config,
-            args=_arguments(config, scratch),
-            train_dataset=Dataset.from_list([{"prompt": prompt.prompt} for prompt in prompts]),
-            processing_class=tokenizer,
-            callbacks=[watch],
-        )
-        own_units(trainer, "ScalarHead")
-        without_printing(trainer).train()
-    result = watch.result()
-    with main_folder(out) as folder:
-        trunk.save_policy(folder)
-        tokenizer.save_pretrained(str(folder))
-        about = {"base_model": str(base), "reward_model": str(reward_folder)}
-        write_json(
-            folder / POLICY_FILE, {**result.to_json(), **about, "config": config.model_dump()}
-        )
-    return result
 
 
-def _arguments(config: PPOTrainingConfig, scratch: str) -> GRPOConfig:
+def _check_reporters(config: PPOTrainingConfig) -> None:
+    for name in config.report_to:
+        if importlib.util.find_spec(name) is None:
+            raise ConfigError(
+                f"ppo.report_to names {name}, which is not installed. Install it (`pip install {name}`), or leave it "
+                "out; metrics.jsonl is written in any case."
+            )
+
+
+def prompt_order(count: int, config: PPOTrainingConfig) -> list[int]:
+    """Which prompts each rollout takes, all drawn before training, so that a resumed run takes the same.
+
+    The prompts are gone through in a new order each time; what is left at the end of an order, too few for a rollout,
+    is dropped.
+    """
+    per_rollout = config.batch_size // config.completions_per_prompt
+    rng = np.random.default_rng(config.seed)
+    order: list[int] = []
+    while len(order) < per_rollout * config.max_iterations:
+        order += rng.permutation(count)[: count // per_rollout * per_rollout].tolist()
+    return order[: per_rollout * config.max_iterations]
+
+
+def _begin(out: Path, watch: Watch, config: PPOTrainingConfig, resume: bool) -> str | None:
+    """Clear away what an earlier, broken run left, and return the checkpoint to go on from."""
+    if not resume:
+        return None
+    remove_incomplete(out / CHECKPOINTS_FOLDER)
+    checkpoint = latest_checkpoint(out / CHECKPOINTS_FOLDER)
+    done, state = 0, {"history": [], "warnings": [], "best_iteration": None}
+    if checkpoint is not None:
+        step = int(checkpoint.name.rsplit("-", 1)[-1])
+        done = step // (config.num_ppo_epochs * config.num_mini_batches)
+        state = read_json(checkpoint / STATE_FILE)["watch"]
+    rows = [row for row in read_rows(out / METRICS_FILE) if row["iteration"] <= done]
+    watch.restore(state, rows)
+    return None if checkpoint is None else str(checkpoint)
+
+
+def _arguments(config: PPOTrainingConfig, folder: Path) -> GRPOConfig:
     micro_batches = config.batch_size // world_size() // config.per_device_train_batch_size
     updates = config.num_ppo_epochs * config.num_mini_batches
     return GRPOConfig(
-        output_dir=scratch,
+        output_dir=str(folder),
         max_steps=config.max_iterations * updates,
         per_device_train_batch_size=config.per_device_train_batch_size,
         gradient_accumulation_steps=micro_batches // config.num_mini_batches,
         steps_per_generation=micro_batches,
         num_iterations=config.num_ppo_epochs,
         num_generations=config.completions_per_prompt,
+        shuffle_dataset=False,  # `prompt_order` has done it
         max_completion_length=config.response_length,
         temperature=config.temperature,
         top_k=0,
         top_p=1.0,
-        beta=0.0,  # the KL penalty is in the reward, never also in the loss
+        beta=0.0,  # TRL's own KL penalty; ours is in the reward or in the loss, as kl_in says
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
         warmup_steps=updates,
         max_grad_norm=config.max_grad_norm,
         bf16=torch.cuda.is_available(),
-        gradient_checkpointing=False,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
         logging_steps=updates,
-        save_strategy="no",
-        report_to="none",
+        save_strategy="steps",
+        save_steps=config.save_every * updates,
+        save_total_limit=config.save_total_limit,
+        report_to=list(config.report_to) or "none",
         disable_tqdm=True,
         seed=config.seed,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-
-
-class _Watch(TrainerCallback):
-    """After each iteration: write its figures, tell progress, evaluate now and then, and decide whether to stop."""
-
-    def __init__(
-        self,
-        trunk: Trunk,
-        tokenizer: PreTrainedTokenizerBase,
-        held_out: Sequence[Prompt],
-        config: PPOTrainingConfig,
-        out: Path,
-        progress: Progress,
-    ) -> None:
-        self.trunk, self.tokenizer, self.held_out = trunk, tokenizer, held_out
-        self.config, self.path, self.progress = config, out / "metrics.jsonl", progress
-        self.rows: list[dict[str, Any]] = []
-        self.eval_reward: float | None = None
-        self.stop_reason = "maximum iterations"
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.evaluate(0)  # only now is the model where it trains, sharded or not
-
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if not logs or "policy_loss" not in logs:  # the summary at the end of training
-            return
-        iteration = round(
-            state.global_step / (self.config.num_ppo_epochs * self.config.num_mini_batches)
-        )
-        row = {"iteration": iteration, **iteration_figures(logs)}
-        if any(not np.isfinite(logs[key]) for key in ("policy_loss", "value_loss", "kl")):
-            raise TrainingError(
-                f"A loss of iteration {iteration} is not a number. Lower ppo.learning_rate or ppo.reward_clip; the run "
-                "was stopped and marked failed."
-            )
-        if iteration % self.config.eval_every == 0:
-            row |= self.evaluate(iteration)
-        self.rows.append(row)
-        append_jsonl(self.path, row)
-        note = f"reward {row['reward']:+.2f}  kl {row['kl']:.2f}"
-        self.progress("PPO", iteration, self.config.max_iterations, note)
-        self._decide(row, control)
-
-    def _decide(self, row: dict[str, Any], control: Any) -> None:
-        threshold, limit = self.config.reward_threshold, self.config.max_kl
-        low = row.get("eval_reward_low")
-        if threshold is not None and low is not None and low >= threshold:
-            self.stop_reason = "reward threshold"
-            control.should_training_stop = True
-        elif limit is not None and row["kl"] > limit:
-            self.stop_reason = "KL limit"
-            control.should_training_stop = True
-
-    def evaluate(self, iteration: int) -> dict[str, float]:
-        """Mean normalised reward on the held-out prompts, with its lower 95% bound (one-sided, normal)."""
-        if not self.held_out:
-            return {}
-        generation = GenerationConfig(
-            max_new_tokens=self.config.response_length,
-            temperature=self.config.temperature,
-            seed=self.config.seed + iteration,
-        )  # pyright: ignore[reportCallIssue]
-        was_training = self.trunk.model.training
-        self.trunk.model.eval()
-        drawn = sample_completions(self.trunk.model, self.tokenizer, self.held_out, generation, 1)
-        self.trunk.model.train(was_training)
-        sequences = [
-            torch.tensor([*encode_prompt(self.tokenizer, prompt.prompt), *group[0].ids])
-            for prompt, group in zip(self.held_out, drawn, strict=True)
-        ]
-        raw = score_sequences(self.trunk, sequences, self.config.per_device_train_batch_size)
-        finished = torch.tensor([group[0].finished for group in drawn])
-        scale, config = self.trunk.scale, self.config
-        scores = ppo_math.normalised_scores(
-            raw, finished, scale.mean, scale.std, config.reward_clip, config.missing_eos_penalty
-        ).numpy()
-        self.eval_reward = float(scores.mean())
-        error = float(scores.std(ddof=1) / np.sqrt(len(scores))) if len(scores) > 1 else 0.0
-        return {
-            "eval_reward": self.eval_reward,
-            "eval_reward_low": self.eval_reward - 1.645 * error,
-        }
-
-    def result(self) -> PPOResult:
-        """The figures of the whole run."""
-        if not self.rows:
-            raise TrainingError("PPO ended before its first iteration was complete.")
-        first, last = self.rows[0], self.rows[-1]
-        return PPOResult(
-            self.stop_reason,
-            last["iteration"],
-            first["reward"],
-            last["reward"],
-            last["kl"],
-            last.get("explained_variance"),
-            self.eval_reward,
-        )
-
-
-def iteration_figures(logs: dict[str, Any]) -> dict[str, float]:
-    """Our figures of one iteration out of all that TRL logs, under our names."""
-    own = (
-        "kl",
-        "policy_loss",
-        "value_loss",
-        "entropy",
-        "clip_fraction",
-        "value_clip_fraction",
-        "approx_kl",
-        "explained_variance",
-        "finished",
-        "seconds_generation",
-        "seconds_scoring",
-        "step_time",
-    )
-    figures = {
-        "reward": logs["reward_score"],
-        **{key: logs[key] for key in own if logs.get(key) is not None},
-    }
-    figures |= {ours: logs[theirs] for theirs, ours in _FROM_TRL.items() if theirs in logs}
-    return finite({key: float(value) for key, value in figures.items()})

@@ -22,26 +22,51 @@ def masked_whiten(x: Tensor, mask: Tensor, mean: Tensor, var: Tensor) -> Tensor:
     return (x - mean) * torch.rsqrt(var + 1e-8) * mask
 
 
-def normalised_scores(
+def mixed_scores(raw: Tensor, weights: Tensor, means: Tensor, stds: Tensor) -> Tensor:
+    """Weighted sum [B] of the terms of the reward, raw scores [B, N], each in its own standard deviations.
+
+    sum_n w_n (r_n - mean_n) / std_n.
+    """
+    return ((raw - means) / stds * weights).sum(1)
+
+
+def shaped_scores(
     scores: Tensor,
     finished: Tensor,
-    mean: float,
-    std: float,
+    lengths: Tensor,
     clip: float,
     missing_eos_penalty: float,
+    length_penalty: float,
 ) -> Tensor:
-    """Scores [B] in standard deviations of the reward model's scores, clipped, less the penalty for not ending."""
-    return ((scores - mean) / std).clamp(-clip, clip) - missing_eos_penalty * (~finished).float()
+    """Normalised scores [B], clipped, less the penalties for not ending and for each token.
 
-
-def token_rewards(
-    scores: Tensor, logps: Tensor, ref_logps: Tensor, mask: Tensor, kl_coef: float
-) -> Tensor:
-    """Rewards per token [B, T]: -kl_coef (log pi - log pi_ref), and the score [B] on the last token.
-
-    Ziegler et al. 2019, eq. 2, with the k1 estimator of the KL divergence per token.
+    clip(r, -c, c) - p_eos [not finished] - p_len length. `missing_eos_penalty` is TRL's; the penalties are taken after
+    clipping, so that they are felt at either end of the scale.
     """
-    rewards = -kl_coef * (logps - ref_logps) * mask
+    missing = missing_eos_penalty * (~finished).to(scores.dtype)
+    return scores.clamp(-clip, clip) - missing - length_penalty * lengths.to(scores.dtype)
+
+
+def kl_k1(logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """Schulman's k1 estimate of KL(pi || ref) per token: log pi - log ref. Unbiased; may be negative."""
+    return logps - ref_logps
+
+
+def kl_k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
+    """Schulman's k3 estimate of KL(pi || ref) per token: r - 1 - log r, r = ref / pi. Unbiased and never negative.
+
+    http://joschu.net/blog/kl-approx.html
+    """
+    log_ratio = ref_logps - logps
+    return torch.expm1(log_ratio) - log_ratio
+
+
+def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> Tensor:
+    """Rewards per token [B, T]: -kl_coef kl_t [B, T], and the score [B] on the last token.
+
+    Ziegler et al. 2019, eq. 2, per token. With the KL penalty in the loss, `kl_coef` is 0 here.
+    """
+    rewards = -kl_coef * kl * mask
     last = mask.sum(1).long() - 1
     rows = torch.arange(len(scores), device=scores.device)
     rewards[rows, last] += scores
@@ -81,6 +106,28 @@ def policy_losses(
     return -torch.min(unclipped, clipped), (clipped < unclipped).float()
 
 
+def loss_per_token(
+    policy: Tensor,
+    value: Tensor,
+    entropy: Tensor,
+    kl: Tensor | None,
+    *,
+    vf_coef: float,
+    entropy_coef: float,
+    kl_coef: float,
+    policy_coef: float = 1.0,
+) -> Tensor:
+    """The objective to minimise, [B, T]: p (L_policy - c_H H + beta KL) + c_v L_value.
+
+    Schulman et al. 2017, eq. 9, with the KL penalty of the loss where `kl` [B, T] is given. `policy_coef` p is 0 while
+    the critic warms up: only the value learns then.
+    """
+    actor = policy - entropy_coef * entropy
+    if kl is not None:
+        actor = actor + kl_coef * kl
+    return policy_coef * actor + vf_coef * value
+
+
 def value_losses(
     values: Tensor, old_values: Tensor, returns: Tensor, cliprange: float
 ) -> tuple[Tensor, Tensor]:
@@ -101,3 +148,12 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float |
     if variance < 1e-12:
         return None
     return float(1 - (target - values[kept]).var(unbiased=False) / variance)
+
+
+def adapted_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizon: int) -> float:
+    """The KL coefficient after a rollout of `episodes` whose mean KL per completion was `kl` nats.
+
+    Ziegler et al. 2019, section 2.2: e = clip(kl / target - 1, -0.2, 0.2), beta <- beta (1 + e episodes / horizon).
+    """
+    error = min(max(kl / target - 1, -0.2), 0.2)
+    return kl_coef * (1 + error * episodes / horizon)

@@ -1,14 +1,19 @@
 """PPO from human feedback on a shared trunk: a subclass of TRL's `GRPOTrainer`.
 
 TRL gives generation, buffering, distribution, logging and saving; what makes it PPO is added here: a critic, the
-token-level KL penalty in the reward, GAE, and the clipped value loss. The hooks of GRPOTrainer that are overridden
-are private: `tests/test_ppo_contract.py` fails with a clear message when TRL moves one.
+token-level KL penalty, GAE, and the clipped value loss. The hooks of GRPOTrainer that are overridden are private:
+`tests/test_ppo.py` fails with a clear message when TRL moves one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import inspect
+import resource
+import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,72 +21,74 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from trl.trainer.utils import pad, shuffle_sequence_dict, split_tensor_dict
 
 from alignment.config import PPOTrainingConfig
-from alignment.errors import TrainingError
-from alignment.models.loading import encode_prompt
-from alignment.models.trunk import Trunk
+from alignment.errors import InputError
+from alignment.evaluation.fluency import repetition
+from alignment.models.distributed import is_sharded
+from alignment.models.trunk import POLICY, REFERENCE, REWARD, RoleOutput, Trunk
+from alignment.records import text_of
 from alignment.training import ppo_math
+from alignment.training.checkpoints import mark_complete
+from alignment.training.ppo_invariants import SAME_STATES, GradientCheck, check_start
+from alignment.training.ppo_reward import RewardMix
+from alignment.training.ppo_state import load_state, save_state
 
-RATIO_TOLERANCE = 1e-3
+
+def _read_by_the_trunk(prompts: list, **_: Any) -> list[float]:
+    """TRL asks for a reward function; rewards are read in `_calculate_rewards` and in the rollout's passes instead."""
+    return [0.0] * len(prompts)
 
 
 class PPOTrainer(GRPOTrainer):
     """`GRPOTrainer` with a critic and token-level advantages. Advantages are [B, T]; group baselines are not used."""
 
-    def __init__(self, trunk: Trunk, config: PPOTrainingConfig, **kwargs: Any) -> None:
-        self.trunk, self.ppo = trunk, config
-        self._scores: torch.Tensor | None = None
-        self._checked = False
+    def __init__(
+        self, trunk: Trunk, config: PPOTrainingConfig, rewards: RewardMix, **kwargs: Any
+    ) -> None:
+        self.trunk, self.ppo, self.rewards = trunk, config, rewards
+        self.kl_coef = config.kl_coef
+        self.samples: list[dict[str, Any]] = []
+        self.extra_state: Callable[[], dict[str, Any]] = dict  # of whoever watches, for checkpoints
         self.model: Any
         self.args: Any
-        super().__init__(model=trunk.model, reward_funcs=[self.reward_model], **kwargs)  # pyright: ignore[reportArgumentType]
-        trunk.add_value_output()
+        super().__init__(model=trunk.model, reward_funcs=[_read_by_the_trunk], **kwargs)  # pyright: ignore[reportArgumentType]
+        trunk.add_roles()
+        self.not_shared = "share_lower_trunk is off"
+        if config.share_lower_trunk:
+            self.not_shared = trunk.share_lower_trunk()
+        self.merges = config.merge_for_generation and trunk.can_merge() and not is_sharded()
+        self._positions = "position_ids" in inspect.signature(type(trunk.base).forward).parameters
+        self._texts: list[str] = []
+        self._raw: Any = None
+        self._finished: Any = None
+        self._loss_kl_coef = 0.0
+        self._update_kls: list[float] = []
+        self._skipping = False
+        self._checked = False
+        self._gradients = GradientCheck()
+        self._rollout_seconds = self._update_seconds = 0.0
 
-    def reward_model(self, prompts: list, completion_ids: list[list[int]], **_: Any) -> list[float]:
-        """Raw score of each completion, by the reward role of the trunk. The signature is TRL's for a reward."""
-        tokenizer = self.processing_class
-        sequences = [
-            torch.tensor(encode_prompt(tokenizer, prompt) + ids)  # pyright: ignore[reportArgumentType]
-            for prompt, ids in zip(prompts, completion_ids, strict=True)
-        ]
-        return score_sequences(
-            self.trunk, sequences, self.args.per_device_train_batch_size
-        ).tolist()
+    # The rollout
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        merged = self.trunk.merged_policy() if self.merges else contextlib.nullcontext()
+        with merged:
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
-        gathered = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        if not torch.isfinite(gathered).all():
-            raise TrainingError(
-                "The reward of a completion is not a number. Check the reward model (its loss may have diverged); "
-                "nothing was updated with it."
-            )
-        mine = self.accelerator.process_index * len(prompts)
-        self._scores = gathered[mine : mine + len(prompts), 0]
+        self._texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
         ends = set(self.eos_token_ids)
         self._finished = torch.tensor(
             [bool(ids) and ids[-1] in ends for ids in completion_ids_list]
         )
-        return gathered
+        self._raw = self.rewards.from_texts(prompts, self._texts)
+        everywhere = len(prompts) * self.accelerator.num_processes
+        return torch.zeros(everywhere, 1, device=self.accelerator.device)
 
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, **kwargs
     ):
-        logps, entropies, _ = self._forward(model, input_ids, attention_mask, logits_to_keep)
-        return logps, entropies, None
-
-    def _forward(
-        self, model: Any, input_ids: torch.Tensor, attention_mask: torch.Tensor, keep: int
-    ) -> tuple:
-        """Log-probabilities, entropies and values of the last `keep` tokens, each [B, keep]."""
-        labels = input_ids.masked_fill(attention_mask == 0, -100)
-        labels[:, :-keep] = -100
-        with self.accelerator.autocast():
-            out = model(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                labels=labels,
-                fused_lm_head=True,
-            )
-        return out.log_probs[:, -keep:], out.entropy[:, -keep:], out.state_values[:, -keep:]
+        """TRL asks for old log-probabilities here; `_rollout_passes` computes them with everything else."""
+        return torch.zeros(len(input_ids), logits_to_keep, device=input_ids.device), None, None
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         started = time.perf_counter()
@@ -89,53 +96,100 @@ class PPOTrainer(GRPOTrainer):
         generated = time.perf_counter()
         mask = rollout["completion_mask"].float()
         device = mask.device
-        logps, ref_logps, values = self._rollout_passes(rollout)
-        scores = ppo_math.normalised_scores(
-            self._scores.to(device),  # pyright: ignore[reportOptionalMemberAccess]
+        passes = self._rollout_passes(rollout)
+        raw = self._raw.to(device)
+        if self.rewards.own is not None:
+            raw[:, self.rewards.own] = passes["own_scores"]
+        scores = ppo_math.shaped_scores(
+            self.rewards.combined(raw),
             self._finished.to(device),
-            self.trunk.scale.mean,
-            self.trunk.scale.std,
+            mask.sum(1),
             self.ppo.reward_clip,
             self.ppo.missing_eos_penalty,
+            self.ppo.length_penalty,
         )
-        rewards = ppo_math.token_rewards(scores, logps, ref_logps, mask, self.ppo.kl_coef)
+        logps, ref_logps, values = passes["logps"], passes["ref_logps"], passes["values"]
+        kl = ppo_math.kl_k1(logps, ref_logps) * mask
+        in_reward = self.ppo.kl_in == "reward"
+        rewards = ppo_math.token_rewards(scores, kl, mask, self.kl_coef if in_reward else 0.0)
+        if self.ppo.whiten_rewards:
+            mean, var = self._moments(rewards, mask)
+            rewards = (ppo_math.masked_whiten(rewards, mask, mean, var) + mean) * mask
         advantages, returns = ppo_math.gae(rewards, values, mask, self.ppo.gamma, self.ppo.lam)
         mean, var = self._moments(advantages, mask)
         rollout["advantages"] = ppo_math.masked_whiten(advantages, mask, mean, var)
-        rollout["old_per_token_logps"] = logps
-        rollout["old_values"], rollout["returns"] = values, returns
-        kl = ((logps - ref_logps) * mask).sum(1)
+        rollout["old_per_token_logps"], rollout["old_values"] = logps, values
+        rollout["returns"] = returns
+        if not in_reward:
+            rollout["ref_per_token_logps"] = ref_logps
+        if passes["lower_states"] is not None:
+            rollout["lower_states"] = passes["lower_states"]
+        if not self._checked:
+            self._check_invariants(rollout, kl.sum(1))
+        self._keep_samples(inputs, scores, kl.sum(1))
         self._record(
             reward_score=scores.mean(),
-            kl=kl.mean(),
+            kl=kl.sum(1).mean(),
+            kl_coef=self.kl_coef,
             explained_variance=ppo_math.explained_variance(values, returns, mask),
-            finished=self._finished.float().mean(),
+            finished=self._finished.float().mean().to(device),
+            repetition=torch.tensor(repetition(self._texts), device=device),
             seconds_generation=generated - started,
             seconds_scoring=time.perf_counter() - generated,
         )
-        if not self._checked:
-            self._check_invariants(rollout, kl)
+        self._adapt_kl_coef(self._metrics["train"]["kl"][-1])
+        self._skipping = False
+        self._rollout_seconds, self._update_seconds = time.perf_counter() - started, 0.0
         return rollout
 
-    def _rollout_passes(
-        self, rollout: dict[str, Any]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Policy log-probs, reference log-probs and values of a whole rollout, by the training forward; no gradient."""
-        ids = torch.cat([rollout["prompt_ids"], rollout["completion_ids"]], dim=1)
+    def _inputs(self, rollout: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """Prompts padded on the left, completions on the right: ids, mask and positions, each [B, S]."""
         attention = torch.cat([rollout["prompt_mask"], rollout["completion_mask"]], dim=1)
-        keep = rollout["completion_ids"].size(1)
-        policy, reference, values = [], [], []
-        with torch.no_grad():
-            for part, mask in zip(
-                ids.split(self.args.per_device_train_batch_size),
-                attention.split(self.args.per_device_train_batch_size),
-                strict=True,
-            ):
-                logps, _, value = self._forward(self.model, part, mask, keep)
-                with self.trunk.role(None):
-                    ref, _, _ = self._forward(self.model, part, mask, keep)
-                policy, reference, values = [*policy, logps], [*reference, ref], [*values, value]
-        return torch.cat(policy), torch.cat(reference), torch.cat(values)
+        inputs = {
+            "input_ids": torch.cat([rollout["prompt_ids"], rollout["completion_ids"]], dim=1),
+            "attention_mask": attention,
+        }
+        if self._positions:  # absolute positions count from a prompt's own first token
+            inputs["position_ids"] = (attention.cumsum(1) - 1).clamp(min=0)
+        return inputs
+
+    def _forward(
+        self, model: Any, role: str, inputs: dict[str, torch.Tensor], keep: int, **more: Any
+    ) -> RoleOutput:
+        with self.accelerator.autocast():
+            return model(**inputs, **more, fused_lm_head=True, role=role, keep=keep)
+
+    @torch.no_grad()
+    def _rollout_passes(self, rollout: dict[str, Any]) -> dict[str, Any]:
+        """What the roles say of a whole rollout, in micro-batches.
+
+        `logps`, `ref_logps`, `values` [B, T]; `own_scores` [B] of the reward role, `lower_states` [B, S, H], or None.
+        """
+        inputs, lengths = self._inputs(rollout), rollout["completion_mask"].sum(1)
+        keep, size = rollout["completion_ids"].size(1), self.args.per_device_train_batch_size
+        found: dict[str, list[torch.Tensor]] = {}
+        for start in range(0, len(lengths), size):
+            part = {name: tensor[start : start + size] for name, tensor in inputs.items()}
+            reference = self._forward(self.model, REFERENCE, part, keep)
+            lower = reference.lower_states
+            policy = self._forward(self.model, POLICY, part, keep, lower_states=lower)
+            row = {
+                "logps": policy.log_probs,
+                "ref_logps": reference.log_probs,
+                "values": policy.state_values,
+                "lower_states": lower,
+            }
+            if self.rewards.own is not None:
+                reward = self._forward(self.model, REWARD, part, keep, lower_states=lower)
+                ends = lengths[start : start + size, None]
+                row["own_scores"] = reward.state_values.gather(1, ends).squeeze(1)  # pyright: ignore[reportOptionalMemberAccess]
+            for name, tensor in row.items():
+                if tensor is not None:
+                    found.setdefault(name, []).append(
+                        tensor.float() if name != "lower_states" else tensor
+                    )
+        names = ("logps", "ref_logps", "values", "own_scores", "lower_states")
+        return {name: torch.cat(found[name]) if name in found else None for name in names}
 
     def _moments(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and variance of `x` on the mask, over all processes."""
@@ -144,18 +198,27 @@ class PPOTrainer(GRPOTrainer):
         mean = total / count.clamp(min=1)
         return mean, squares / count.clamp(min=1) - mean**2
 
-    def _check_invariants(self, rollout: dict[str, Any], kl: torch.Tensor) -> None:
-        """Before the first update the policy is the reference: KL 0, and the ratio of a second forward is 1."""
-        again, _, _ = self._rollout_passes(rollout)
-        mask = rollout["completion_mask"]
-        ratio = (((again - rollout["old_per_token_logps"]).exp() - 1).abs() * mask).max()
-        if ratio > RATIO_TOLERANCE or kl.abs().max() > RATIO_TOLERANCE * mask.size(1):
-            raise TrainingError(
-                f"Before the first update the policy should equal the reference, but the ratio is off by "
-                f"{float(ratio):.2g} and the KL is {float(kl.abs().max()):.2g}. Turn off dropout in the base model, or "
-                "start from a fresh adapter."
+    def _adapt_kl_coef(self, kl: float) -> None:
+        """This rollout's updates keep the coefficient it was scored with; the next one takes the adapted one."""
+        self._loss_kl_coef = self.kl_coef
+        if self.ppo.kl_target is not None:
+            self.kl_coef = ppo_math.adapted_kl_coef(
+                self.kl_coef, kl, self.ppo.kl_target, self.ppo.batch_size, self.ppo.kl_horizon
             )
-        self._checked = True
+
+    def _keep_samples(
+        self, inputs: list[dict[str, Any]], scores: torch.Tensor, kl: torch.Tensor
+    ) -> None:
+        self.samples = [
+            {
+                "prompt": text_of(inputs[i]["prompt"]),
+                "completion": self._texts[i],
+                "reward": float(scores[i]),
+                "kl": float(kl[i]),
+                "finished": bool(self._finished[i]),
+            }
+            for i in range(min(self.ppo.num_sample_completions, len(inputs)))
+        ]
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         """As TRL's, with the order of the rollout drawn anew for each PPO epoch."""
@@ -167,16 +230,105 @@ class PPOTrainer(GRPOTrainer):
             self._buffered_inputs = split_tensor_dict(shuffle_sequence_dict(whole), steps)  # pyright: ignore[reportArgumentType]
         return super()._prepare_inputs(generation_batch)
 
+    # Invariants
+
+    def _check_invariants(self, rollout: dict[str, Any], kl: torch.Tensor) -> None:
+        """A second pass gives ratio 1; before the first update the policy is the reference, KL 0.
+
+        The first pass is repeated over the whole model: where the shared lower trunk does not give the same, it is
+        switched off, with the reason in `not_shared`.
+        """
+        inputs, keep = self._inputs(rollout), rollout["completion_ids"].size(1)
+        size = self.args.per_device_train_batch_size
+        part = {name: tensor[:size] for name, tensor in inputs.items()}
+        with torch.no_grad():
+            again = self._forward(self.model, POLICY, part, keep)
+        old, mask = rollout["old_per_token_logps"][:size], rollout["completion_mask"][:size]
+        apart = ((again.log_probs - old).abs() * mask).max()  # pyright: ignore[reportOperatorIssue]
+        dtype = self._computing_dtype()
+        if "lower_states" in rollout and apart > SAME_STATES[dtype]:
+            self.not_shared = (
+                f"with it log-probabilities of this model differ by {float(apart):.2g}"
+            )
+            self.trunk.lower = None
+            del rollout["lower_states"]
+        moved = float(kl.abs().max()) if self.state.global_step == 0 else 0.0
+        check_start(float(apart), moved, mask.size(1), dtype)
+        self._checked = True
+
+    def _computing_dtype(self) -> torch.dtype:
+        if self.args.bf16:
+            return torch.bfloat16
+        return torch.float16 if self.args.fp16 else self.trunk.base.dtype
+
+    # The update
+
+    def _warming_up(self) -> bool:
+        updates = self.ppo.num_ppo_epochs * self.ppo.num_mini_batches
+        return self.state.global_step // updates < self.ppo.critic_warmup_iterations
+
+    def _last_micro_batch(self) -> bool:
+        """Whether the micro-batch just done completes an update."""
+        return self._step % self.current_gradient_accumulation_steps == 0
+
+    def training_step(
+        self, model: Any, inputs: Any, num_items_in_batch: Any = None
+    ) -> torch.Tensor:
+        """One micro-batch; once the policy moved too far in a rollout, the rest of it is passed over."""
+        started, self._rollout_seconds = time.perf_counter(), 0.0
+        steps = self.args.steps_per_generation * self.num_iterations
+        if self._skipping and self._step % steps:
+            self._step += 1
+            self._metrics["train"]["skipped"].append(1.0)
+            return torch.zeros(
+                (), device=self.accelerator.device
+            )  # no gradient: the optimizer moves nothing
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not self._gradients.done:
+            update_done = self._last_micro_batch() and not self._warming_up()
+            self._gradients.see(self.trunk.trainable(), update_done)
+        if self._last_micro_batch():
+            moved, self._update_kls = sum(self._update_kls) / len(self._update_kls), []
+            limit = self.ppo.max_kl_update
+            self._skipping = limit is not None and moved > limit
+            self._metrics["train"]["skipped"].append(0.0)
+        self._update_seconds += time.perf_counter() - started - self._rollout_seconds
+        if self._step % steps == 0:
+            self._metrics["train"]["seconds_update"].append(self._update_seconds)
+            self._metrics["train"]["memory_mb"].append(memory_mb())
+        return loss
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
         mask = inputs["completion_mask"].float()
-        logps, entropies, values = self._forward(model, ids, attention, mask.size(1))
+        warming_up = self._warming_up()
+        out = self._forward(
+            model,
+            POLICY,
+            self._inputs(inputs),
+            mask.size(1),
+            lower_states=inputs.get("lower_states"),
+            detach_value=warming_up,
+        )
+        logps: Any = out.log_probs
+        entropies: Any = out.entropy
+        values: Any = out.state_values
+        old_logps = inputs["old_per_token_logps"]
         policy, clipped = ppo_math.policy_losses(
-            logps, inputs["old_per_token_logps"], inputs["advantages"], self.ppo.cliprange
+            logps, old_logps, inputs["advantages"], self.ppo.cliprange
         )
         value, value_clipped = ppo_math.value_losses(
             values, inputs["old_values"], inputs["returns"], self.ppo.cliprange_value
+        )
+        ref_logps = inputs.get("ref_per_token_logps")
+        per_token = ppo_math.loss_per_token(
+            policy,
+            value,
+            entropies,
+            None if ref_logps is None else ppo_math.kl_k3(logps, ref_logps),
+            vf_coef=self.ppo.vf_coef,
+            entropy_coef=self.ppo.entropy_coef,
+            kl_coef=self._loss_kl_coef,
+            policy_coef=0.0 if warming_up else 1.0,
         )
         # Each token of the rollout weighs the same, whichever micro-batch it falls into.
         tokens = (
@@ -184,16 +336,17 @@ class PPOTrainer(GRPOTrainer):
             / self.accelerator.num_processes
             / self.args.steps_per_generation
         )
-        per_token = (policy + self.ppo.vf_coef * value) * mask
+        moved = ppo_math.masked_mean(ppo_math.kl_k3(old_logps, logps.detach()), mask)
         self._record(
             policy_loss=(policy.detach() * mask).sum() / tokens,
             value_loss=(value.detach() * mask).sum() / tokens,
             entropy=ppo_math.masked_mean(entropies.detach(), mask),
             clip_fraction=ppo_math.masked_mean(clipped, mask),
             value_clip_fraction=ppo_math.masked_mean(value_clipped, mask),
-            approx_kl=ppo_math.masked_mean(inputs["old_per_token_logps"] - logps.detach(), mask),
+            approx_kl=moved,
         )
-        return per_token.sum() / tokens / self.current_gradient_accumulation_steps
+        self._update_kls.append(self._metrics["train"]["approx_kl"][-1])
+        return (per_token * mask).sum() / tokens / self.current_gradient_accumulation_steps
 
     def _record(self, **figures: Any) -> None:
         """Keep figures for the next log; tensors are averaged over the processes."""
@@ -203,6 +356,60 @@ class PPOTrainer(GRPOTrainer):
                 figure = mean.item()
             if figure is not None:
                 self._metrics["train"][name].append(figure)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """As transformers', with a learning rate of its own for the value where one is asked for."""
+        rate = self.ppo.critic_learning_rate
+        if rate is None or self.optimizer is not None:
+            return super().create_optimizer()
+        trains = self.trunk.trainable()
+        groups = [
+            {"params": [p for n, p in trains.items() if f".{POLICY}." in n]},
+            {"params": [p for n, p in trains.items() if f".{POLICY}." not in n], "lr": rate},
+        ]
+        kind, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        self.optimizer = kind(groups, **options)
+        return self.optimizer
+
+    # Checkpoints
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """TRL writes a model card into each checkpoint; Concord's is made from a finished run."""
+
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        """What trains, and what the objective remembers; the base and the reward model lie elsewhere already."""
+        if not self.args.should_save:
+            return
+        source: dict[str, Any] = state_dict or self.trunk.trainable()
+        tensors = {name: source[name] for name in self.trunk.trainable()}
+        state = {"kl_coef": self.kl_coef, "watch": self.extra_state()}
+        save_state(Path(output_dir or self.args.output_dir), tensors, state)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                mark_complete(folder)
+        except Exception as error:  # a full disk comes as OSError, RuntimeError or SafetensorError
+            shutil.rmtree(folder, ignore_errors=True)
+            raise InputError(
+                f"The checkpoint {folder} could not be written ({error}). The last good checkpoint was kept: free some "
+                "space, then go on with `concord runs resume`."
+            ) from error
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        state = load_state(Path(resume_from_checkpoint), self.trunk.trainable())
+        self.kl_coef = state["kl_coef"]
+
+
+def memory_mb() -> float:
+    """Peak memory of this process so far: of the accelerator where there is one, resident otherwise."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _joined(parts: list[Any]) -> Any:

@@ -30,6 +30,7 @@ from alignment.errors import ModelError, TrainingError
 from alignment.files import read_json, write_json, write_text
 from alignment.models.distributed import is_main, world_size
 from alignment.models.loading import device, pad_id, turn_off_dropout
+from alignment.models.lora import lora_config
 from alignment.models.reward_heads import EnsembleHead
 from alignment.progress import Progress
 from alignment.training.callbacks import ReportProgress, WriteMetrics, without_printing
@@ -184,7 +185,7 @@ def build_trainer(
         completions_per_batch=config.per_device_train_batch_size,
         margin=config.margin,
         processing_class=tokenizer,
-        peft_config=None if config.full_finetuning else lora(config),
+        peft_config=None if config.full_finetuning else lora(model, config),
         callbacks=[
             ReportProgress(progress, "reward model", ("loss", "accuracy", "eval_loss")),
             WriteMetrics(metrics),
@@ -199,14 +200,16 @@ def build_trainer(
     return trainer
 
 
-def lora(config: RewardTrainingConfig) -> LoraConfig:
+def lora(model: Any, config: RewardTrainingConfig) -> LoraConfig:
     """The adapter, which carries the score layer."""
-    return LoraConfig(
+    return lora_config(
+        model,
         task_type="SEQ_CLS",
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
         target_modules=config.lora_target_modules,
+        layers=config.lora_layers,
         modules_to_save=["score"],
     )
 

@@ -49,8 +49,17 @@ def run(spec: dict[str, Any], out: Path, progress: Any) -> dict[str, Any]:
         prompts, held_out = (
             [Prompt.from_json(row) for row in spec[key]] for key in ("prompts", "held_out")
         )
-        reward_model = Path(spec["reward_model"])
-        result = train_ppo(base, tokenizer, reward_model, prompts, held_out, config, out, progress)
+        result = train_ppo(
+            base,
+            tokenizer,
+            None if spec["reward_model"] is None else Path(spec["reward_model"]),
+            prompts,
+            held_out,
+            config,
+            out,
+            progress,
+            resume=spec["resume"],
+        )
     else:
         from alignment.training.reward import train_reward
 

@@ -1,0 +1,324 @@
+"""What watches a PPO run: live record, evaluations on held-out prompts, stops, alarm, best checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+from trl.trainer.utils import pad
+
+from alignment.config import GenerationConfig, PPOTrainingConfig
+from alignment.errors import TrainingError
+from alignment.evaluation.toxicity import Scorer
+from alignment.files import disk_errors, write_json, write_jsonl
+from alignment.models.distributed import main_folder
+from alignment.models.loading import encode_prompt
+from alignment.models.trunk import REFERENCE, Trunk
+from alignment.progress import Progress
+from alignment.records import Prompt
+from alignment.sampling import Generated, sample_completions
+from alignment.training import ppo_math
+from alignment.training.callbacks import append_jsonl, finite
+from alignment.training.ppo_alarm import HeldOut, over_optimised
+from alignment.training.ppo_reward import RewardMix
+from alignment.training.ppo_stops import BY_HAND, STOP_FILE, stop_reason
+from alignment.training.ppo_trainer import PPOTrainer, score_sequences
+
+METRICS_FILE, SAMPLES_FILE, WARNINGS_FILE = "metrics.jsonl", "samples.jsonl", "warnings.jsonl"
+BEST_FOLDER = "best"
+# What is kept of all that TRL logs: its name, and ours.
+_FIGURES = {
+    "reward_score": "reward",
+    **{
+        name: name
+        for name in (
+            "kl",
+            "kl_coef",
+            "policy_loss",
+            "value_loss",
+            "entropy",
+            "clip_fraction",
+            "value_clip_fraction",
+            "approx_kl",
+            "skipped",
+            "explained_variance",
+            "finished",
+            "repetition",
+            "learning_rate",
+            "grad_norm",
+            "seconds_generation",
+            "seconds_scoring",
+            "seconds_update",
+            "memory_mb",
+        )
+    },
+    "completions/mean_length": "mean_length",
+    "completions/max_length": "max_length",
+}
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PPOResult:
+    """How the run went and why it ended. Rewards are in standard deviations of the reward model's scores."""
+
+    stop_reason: str
+    iterations: int
+    reward_first: float
+    reward_last: float
+    kl: float
+    explained_variance: float | None
+    eval_reward: float | None
+    best_iteration: int | None
+    warnings: list[str]
+    lower_trunk: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Watch(TrainerCallback):
+    """After each iteration: write its figures, tell progress, evaluate now and then, and decide whether to stop."""
+
+    def __init__(
+        self,
+        trunk: Trunk,
+        tokenizer: PreTrainedTokenizerBase,
+        rewards: RewardMix,
+        judge: Scorer | None,
+        held_out: Sequence[Prompt],
+        config: PPOTrainingConfig,
+        out: Path,
+        progress: Progress,
+    ) -> None:
+        self.trunk, self.tokenizer, self.rewards, self.judge = trunk, tokenizer, rewards, judge
+        self.held_out, self.config = held_out[: config.eval_prompts], config
+        self.out, self.progress = out, progress
+        self.rows: list[dict[str, Any]] = []
+        self.history: list[HeldOut] = []
+        self.warnings: list[str] = []
+        self.best_iteration: int | None = None
+        self.stop_reason = "maximum iterations"
+        self._trainer: Any = None
+        self._checksum = 0
+        self._iteration_began = time.perf_counter()
+
+    def attach(self, trainer: PPOTrainer) -> None:
+        """Watch this trainer; its checkpoints carry what the alarm remembers."""
+        self._trainer = trainer
+        trainer.extra_state = self.state
+
+    # What a checkpoint keeps of the watch
+
+    def state(self) -> dict[str, Any]:
+        """What is needed to go on as if nothing had happened."""
+        return {
+            "history": [one.to_json() for one in self.history],
+            "warnings": self.warnings,
+            "best_iteration": self.best_iteration,
+        }
+
+    def restore(self, state: dict[str, Any], rows: list[dict[str, Any]]) -> None:
+        """Go on from a checkpoint: its state and the rows up to it. What was written after it is taken back."""
+        self.history = [HeldOut(**one) for one in state["history"]]
+        self.warnings, self.best_iteration = state["warnings"], state["best_iteration"]
+        self.rows = rows
+        write_jsonl(self.out / METRICS_FILE, rows)
+        last = rows[-1]["iteration"] if rows else 0
+        for name in (SAMPLES_FILE, WARNINGS_FILE):
+            path = self.out / name
+            if path.exists():
+                write_jsonl(path, [r for r in read_rows(path) if r["iteration"] <= last])
+
+    # Callbacks
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self._checksum = self.trunk.frozen_checksum()
+        if state.global_step == 0:
+            self._judge_held_out(0, state.is_world_process_zero)
+        self._iteration_began = time.perf_counter()
+
+    def on_train_end(self, args, state, control, **kwargs) -> None:
+        if self.trunk.frozen_checksum() != self._checksum:
+            raise TrainingError(
+                "The frozen base or reward model changed during training, so its figures cannot be trusted. This is a "
+                "fault of the trainer: please report it with the run's run.json."
+            )
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if not logs or "policy_loss" not in logs:  # the summary at the end of training
+            return
+        updates = self.config.num_ppo_epochs * self.config.num_mini_batches
+        iteration = round(state.global_step / updates)
+        seconds = time.perf_counter() - self._iteration_began
+        row = {"iteration": iteration, **iteration_figures(logs), "seconds": seconds}
+        if any(not np.isfinite(logs[key] or 0.0) for key in ("policy_loss", "value_loss", "kl")):
+            raise TrainingError(
+                f"A loss of iteration {iteration} is not a number. Lower ppo.learning_rate or ppo.reward_clip; the run "
+                "was stopped and marked failed."
+            )
+        row["tokens_per_second"] = row.get("mean_length", 0.0) * self.config.batch_size / seconds
+        if iteration % self.config.eval_every == 0:
+            row |= self._judge_held_out(iteration, state.is_world_process_zero)
+        self.rows.append(row)
+        if state.is_world_process_zero:
+            self._write(row)
+        self._decide(control)
+        self._iteration_began = time.perf_counter()
+
+    def _write(self, row: dict[str, Any]) -> None:
+        append_jsonl(self.out / METRICS_FILE, row)
+        for sample in self._trainer.samples:
+            append_jsonl(self.out / SAMPLES_FILE, {"iteration": row["iteration"], **finite(sample)})
+        note = f"reward {row['reward']:+.2f}  kl {row['kl']:.2f}"
+        self.progress("PPO", row["iteration"], self.config.max_iterations, note)
+
+    def _decide(self, control: Any) -> None:
+        reason = stop_reason(self.rows, self.config)
+        asked = [(self.out / STOP_FILE).exists()]
+        broadcast_object_list(asked)  # all processes must end together
+        if reason is None and asked[0]:
+            reason = BY_HAND
+        if reason is not None:
+            self.stop_reason = reason
+            control.should_training_stop = control.should_save = True
+
+    # Held-out prompts
+
+    def _judge_held_out(self, iteration: int, writes: bool) -> dict[str, float]:
+        """Evaluate, sound the alarm, keep the best policy. Returns the figures for the record."""
+        if not self.held_out:
+            return {}
+        now = self.evaluate(iteration)
+        self.history.append(now)
+        for warning in over_optimised(self.history):
+            self.warnings.append(warning)
+            _log.warning("%s", warning)
+            if writes:
+                append_jsonl(self.out / WARNINGS_FILE, {"iteration": iteration, "warning": warning})
+        if iteration and now.merit >= max(one.merit for one in self.history[1:]):
+            self.best_iteration = iteration
+            save_policy(self.trunk, self.tokenizer, self.out / BEST_FOLDER, now.figures())
+        return now.figures()
+
+    @torch.no_grad()
+    def evaluate(self, iteration: int) -> HeldOut:
+        """One completion of each held-out prompt, seen by the reward, the base and the judge."""
+        generation = GenerationConfig(
+            max_new_tokens=self.config.response_length,
+            temperature=self.config.temperature,
+            seed=self.config.seed,
+        )  # pyright: ignore[reportCallIssue]
+        model = self.trunk.model
+        was_training = model.training
+        model.eval()
+        merges = self._trainer is not None and self._trainer.merges
+        with self.trunk.merged_policy() if merges else contextlib.nullcontext():
+            drawn = sample_completions(model, self.tokenizer, self.held_out, generation, 1)
+        completions = [group[0] for group in drawn]
+        prompts = [encode_prompt(self.tokenizer, prompt.prompt) for prompt in self.held_out]
+        reward = self._rewards(prompts, completions)
+        cost = self._cost(prompts, completions)
+        model.train(was_training)
+        texts = [completion.text for completion in completions]
+        toxicity = None if self.judge is None else self.judge(texts).tolist()
+        return HeldOut(iteration, reward, cost, toxicity)
+
+    def _rewards(self, prompts: list[list[int]], completions: list[Generated]) -> list[float]:
+        config, size = self.config, self.config.per_device_train_batch_size
+        texts = [completion.text for completion in completions]
+        raw = self.rewards.from_texts([prompt.prompt for prompt in self.held_out], texts)
+        if self.rewards.own is not None:
+            sequences = [
+                torch.tensor([*p, *c.ids]) for p, c in zip(prompts, completions, strict=True)
+            ]
+            raw[:, self.rewards.own] = score_sequences(self.trunk, sequences, size)
+        finished = torch.tensor([completion.finished for completion in completions])
+        lengths = torch.tensor([len(completion.ids) for completion in completions])
+        scores = ppo_math.shaped_scores(
+            self.rewards.combined(raw),
+            finished,
+            lengths,
+            config.reward_clip,
+            config.missing_eos_penalty,
+            config.length_penalty,
+        )
+        return scores.tolist()
+
+    def _cost(self, prompts: list[list[int]], completions: list[Generated]) -> list[float]:
+        """Nats per token of each completion under the base; 0 for an empty one."""
+        device, size = self.trunk.base.device, self.config.per_device_train_batch_size
+        costs: list[float] = []
+        for start in range(0, len(prompts), size):
+            part = list(
+                zip(prompts[start : start + size], completions[start : start + size], strict=True)
+            )
+            rows = [torch.tensor([*p, *c.ids]) for p, c in part]
+            ids = pad(rows, padding_side="right").to(device)
+            mask = pad([torch.ones_like(row) for row in rows], padding_side="right").to(device)
+            out = self.trunk.model(
+                input_ids=ids,
+                attention_mask=mask,
+                fused_lm_head=True,
+                role=REFERENCE,
+                keep=ids.size(1) - 1,
+            )
+            for logps, (p, c) in zip(out.log_probs, part, strict=True):
+                told = logps[len(p) - 1 : len(p) - 1 + len(c.ids)]
+                costs.append(-float(told.mean()) if len(c.ids) else 0.0)
+        return costs
+
+    def result(self, lower_trunk: str) -> PPOResult:
+        """The figures of the whole run."""
+        if not self.rows:
+            raise TrainingError("PPO ended before its first iteration was complete.")
+        first, last = self.rows[0], self.rows[-1]
+        return PPOResult(
+            self.stop_reason,
+            last["iteration"],
+            first["reward"],
+            last["reward"],
+            last["kl"],
+            last.get("explained_variance"),
+            float(np.mean(self.history[-1].reward)) if self.history else None,
+            self.best_iteration,
+            self.warnings,
+            lower_trunk,
+        )
+
+
+def save_policy(
+    trunk: Trunk, tokenizer: PreTrainedTokenizerBase, folder: Path, about: dict[str, Any]
+) -> None:
+    """Write the policy adapter with tokenizer and `policy.json`, whole or not at all. Every process must call it."""
+    with main_folder(folder) as scratch:
+        trunk.save_policy(scratch)
+        tokenizer.save_pretrained(str(scratch))
+        write_json(scratch / "policy.json", about)
+
+
+def iteration_figures(logs: dict[str, Any]) -> dict[str, float]:
+    """Our figures of one iteration out of all that TRL logs, under our names."""
+    found = {
+        ours: logs[theirs] for theirs, ours in _FIGURES.items() if logs.get(theirs) is not None
+    }
+    return finite({name: float(value) for name, value in found.items()})
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a live record; none where there is no file."""
+    if not path.exists():
+        return []
+    with disk_errors(path):
+        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines]

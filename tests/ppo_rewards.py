@@ -1,0 +1,19 @@
+"""Rewards that tests name as `tests.ppo_rewards:function`."""
+
+from __future__ import annotations
+
+
+def length(prompts, completions):
+    return [float(len(text)) for text in completions]
+
+
+def one_too_few(prompts, completions):
+    return [0.0] * (len(completions) - 1)
+
+
+def fails(prompts, completions):
+    raise ZeroDivisionError("no luck")
+
+
+def not_a_number(prompts, completions):
+    return [float("nan")] * len(completions)

@@ -1,0 +1,308 @@
+"""The options of PPO on a tiny model: critics, KL in the loss, warm-up, rewards from elsewhere, limits of an update."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alignment.config import PPOTrainingConfig, RewardSource
+from alignment.errors import ConfigError, InputError, ModelError, TrainingError
+from alignment.evaluation.toxicity import load_scorer
+from alignment.models.loading import load_tokenizer
+from alignment.models.trunk import POLICY, RewardScale
+from alignment.records import Prompt
+from alignment.training import ppo, ppo_trainer
+from alignment.training.ppo_invariants import GradientCheck, check_start
+from alignment.training.ppo_reward import RewardMix, RewardTerm, load_callable, load_other_model
+from alignment.training.ppo_watch import read_rows
+from alignment.training.reward import train_reward
+from tests.conftest import tiny_causal_lm
+from tests.test_reward_and_trunk import TINY as TINY_REWARD
+from tests.test_reward_and_trunk import pairs
+
+TINY = {
+    "num_ppo_epochs": 2,
+    "learning_rate": 1e-3,
+    "lora_rank": 4,
+    "max_iterations": 2,
+    "batch_size": 8,
+    "per_device_train_batch_size": 2,
+    "response_length": 6,
+    "eval_every": 1,
+    "lora_layers": "upper-half",
+}
+PROMPTS = [Prompt(f"p{i}", t) for i, t in enumerate(["You are", "What a lovely", "thank", "You"])]
+CALLABLE = {"kind": "callable", "name": "tests.ppo_rewards:length", "std": 10.0}
+
+
+@pytest.fixture(scope="module")
+def reward_folder(llama_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("reward")
+    quick = TINY_REWARD.model_copy(update={"num_train_epochs": 2, "lora_layers": "upper-half"})
+    train_reward(llama_folder, load_tokenizer(llama_folder), pairs()[:15], pairs()[15:], quick, out)
+    return out
+
+
+@pytest.fixture
+def train(llama_folder, reward_folder, tmp_path):
+    def run(reward=reward_folder, prompts=PROMPTS, **options):
+        config = PPOTrainingConfig.model_validate({**TINY, **options})
+        tokenizer = load_tokenizer(llama_folder)
+        result = ppo.train_ppo(
+            llama_folder, tokenizer, reward, prompts, PROMPTS[:3], config, tmp_path
+        )
+        return result, read_rows(tmp_path / "metrics.jsonl")
+
+    run.out = tmp_path
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"critic": "adapter"},
+        {"critic": "head"},
+        {"value_init": "zero", "max_iterations": 3},
+        {"kl_in": "loss", "entropy_coef": 0.01, "whiten_rewards": True},
+        {"gradient_checkpointing": True},
+        {"merge_for_generation": False, "critic_learning_rate": 1e-2},
+    ],
+    ids=lambda options: next(iter(options.items()))[0] + "-" + str(next(iter(options.values()))),
+)
+def test_every_kind_of_run_learns_and_shares_the_lower_trunk(train, options):
+    result, rows = train(**options)
+    assert result.stop_reason == "maximum iterations"
+    assert result.lower_trunk == "shared"
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-4) and rows[1]["kl"] != 0
+    for figure in (
+        "grad_norm",
+        "learning_rate",
+        "seconds_update",
+        "memory_mb",
+        "tokens_per_second",
+    ):
+        assert rows[-1][figure] > 0, figure
+    assert rows[-1]["eval_cost"] > 0 and 0 <= rows[-1]["eval_toxicity"] <= 1
+    kept = read_rows(train.out / "samples.jsonl")
+    assert len(kept) == 4 * len(rows) and kept[0]["completion"]
+
+
+def test_sharing_and_merging_change_speed_alone(train, tmp_path):
+    plain, rows = train(share_lower_trunk=False, merge_for_generation=False)
+    assert plain.lower_trunk == "share_lower_trunk is off"
+    (tmp_path / "metrics.jsonl").unlink()
+    _, lean = train()
+    for before, after in zip(rows, lean, strict=True):
+        for figure in ("reward", "policy_loss", "value_loss", "entropy", "eval_reward"):
+            assert before[figure] == pytest.approx(after[figure], abs=1e-4), figure
+
+
+def test_only_the_value_learns_while_the_critic_warms_up(train, monkeypatch):
+    seen = []
+    original = ppo_trainer.PPOTrainer.training_step
+
+    def spy(self, *args, **kwargs):
+        loss = original(self, *args, **kwargs)
+        trains = self.trunk.trainable()
+        seen.append(
+            {
+                part: any(
+                    p.grad is not None and bool(p.grad.any())
+                    for n, p in trains.items()
+                    if (f".{POLICY}." in n) == (part == "policy")
+                )
+                for part in ("policy", "value")
+            }
+        )
+        return loss
+
+    monkeypatch.setattr(ppo_trainer.PPOTrainer, "training_step", spy)
+    for critic in ("adapter", "head"):
+        seen.clear()
+        _, rows = train(critic=critic, critic_warmup_iterations=1)
+        half = len(seen) // 2
+        assert any(step["value"] for step in seen[:half])
+        assert not any(step["policy"] for step in seen[:half])
+        assert any(step["policy"] for step in seen[half:])
+        assert rows[1]["kl"] == pytest.approx(0, abs=1e-4), "the policy has not moved yet"
+        (train.out / "metrics.jsonl").unlink()
+
+
+def test_the_rest_of_a_rollout_is_skipped_once_the_policy_moved_too_far(train):
+    _, rows = train(max_kl_update=1e-12, learning_rate=0.01, max_iterations=3)
+    # the first update's own pass still gives KL 0; the second one sees the policy moved
+    assert all(0 < row["skipped"] <= 0.75 for row in rows)
+    _, rows = train(max_kl_update=100.0)
+    assert all(row["skipped"] == 0 for row in rows[-2:])
+
+
+def test_the_kl_coefficient_adapts_to_its_target(train):
+    _, rows = train(kl_target=1.0, kl_horizon=16, kl_coef=0.1)
+    # KL 0 lies 100% below the target: the error is clipped to -0.2, for 8 of 16 episodes
+    assert rows[0]["kl_coef"] == pytest.approx(0.1)
+    assert rows[1]["kl_coef"] == pytest.approx(0.09)
+
+
+def test_a_reward_from_elsewhere_needs_no_reward_model(train):
+    result, _ = train(reward=None, rewards=[CALLABLE], critic="head")
+    texts = [row for row in read_rows(train.out / "samples.jsonl") if row["iteration"] == 1]
+    for row in texts:
+        expected = min(len(row["completion"]) / 10, 5.0) - (0.0 if row["finished"] else 1.0)
+        assert row["reward"] == pytest.approx(expected, abs=1e-5)
+    assert result.iterations == 2
+    about = json.loads((train.out / "policy.json").read_text())
+    assert about["reward_model"] is None
+
+
+def test_a_weighted_sum_of_all_kinds_of_reward(train, reward_folder):
+    rewards = [
+        {"kind": "reward-model", "weight": 0.0},
+        {**CALLABLE, "weight": 0.5},
+        {"kind": "scorer", "name": "profanity-check", "weight": 2.0, "mean": -0.5},
+        {"kind": "model", "name": str(reward_folder), "weight": 0.0},
+    ]
+    train(rewards=rewards, judge=None, length_penalty=0.25, max_iterations=1)
+    toxicity = load_scorer("profanity-check")
+    for row in read_rows(train.out / "samples.jsonl"):
+        mixed = 0.5 * len(row["completion"]) / 10 + 2 * (
+            0.5 - float(toxicity([row["completion"]])[0])
+        )
+        if not row["finished"]:  # six tokens long, then
+            assert row["reward"] == pytest.approx(min(mixed, 5.0) - 1.0 - 6 * 0.25, abs=1e-5)
+
+
+def test_another_model_gives_the_scores_of_the_trunks_reward_role(reward_folder, train):
+    function, scale = load_other_model(str(reward_folder))
+    about = json.loads((reward_folder / "reward.json").read_text())
+    assert scale == RewardScale(about["score_mean"], about["score_std"])
+    scores = function(["You are"] * 2, [" kind", " rude"])
+    assert len(scores) == 2 and scores[0] != scores[1]
+
+
+def test_the_mix_is_the_weighted_sum_and_names_what_is_broken():
+    mix = RewardMix(
+        [
+            RewardTerm("a", 1.0, RewardScale(1.0, 2.0), lambda p, c: [3.0, 5.0]),
+            RewardTerm("b", -2.0, RewardScale(0.0, 1.0), lambda p, c: np.array([0.5, np.nan])),
+        ]
+    )
+    raw = mix.from_texts(["x", "y"], ["1", "2"])
+    assert torch.allclose(mix.combined(raw[:1]), torch.tensor([0.0]))
+    with pytest.raises(TrainingError, match=r"not a number \(b\)"):
+        mix.combined(raw)
+
+
+def test_rewards_that_cannot_be_had_are_refused(tmp_path, llama_folder):
+    with pytest.raises(ConfigError, match="cannot be imported: ModuleNotFoundError"):
+        load_callable("no_such_module:f")
+    with pytest.raises(ConfigError, match="has no function 'nothing'"):
+        load_callable("tests.ppo_rewards:nothing")
+    with pytest.raises(ModelError, match="No reward model can be loaded"):
+        load_other_model(str(tmp_path))
+    with pytest.raises(ValueError, match="needs a name"):
+        RewardSource(kind="scorer")
+    with pytest.raises(ValueError, match="module:function"):
+        RewardSource(kind="callable", name="f")
+    with pytest.raises(ValueError, match="is also a reward"):
+        PPOTrainingConfig(rewards=[RewardSource(kind="scorer", name="profanity-check")])
+
+
+def test_bad_input_is_refused_before_anything_starts(train, llama_folder, tmp_path, tokenizer):
+    with pytest.raises(InputError, match=r"takes 4 prompts .* but there are 1"):
+        train(prompts=PROMPTS[:1])
+    with pytest.raises(ConfigError, match="value_init=zero"):
+        train(reward=None, rewards=[CALLABLE])
+    with pytest.raises(InputError, match="needs a reward model"):
+        train(reward=None)
+    with pytest.raises(ConfigError, match="trackio, which is not installed"):
+        train(report_to=["trackio"])
+    with pytest.raises(ValueError, match="must be a multiple of num_mini_batches"):
+        train(batch_size=10)
+    long = [Prompt(f"l{i}", "You are kind. " * 60) for i in range(4)]
+    with pytest.raises(InputError, match="context window of 128"):
+        train(prompts=long)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_reward_model_of_another_tokenizer_or_base_is_refused(
+    train, reward_folder, llama_folder, tmp_path
+):
+    import shutil
+
+    from alignment.models.demo_model import train_tokenizer
+
+    other = tmp_path / "other"
+    shutil.copytree(reward_folder, other)
+    train_tokenizer(["completely different words here, nothing alike"] * 3, 290).save_pretrained(
+        other
+    )
+    with pytest.raises(InputError, match="another tokenizer"):
+        train(reward=other)
+    base = tmp_path / "base"
+    tiny_causal_lm("llama", seed=3).save_pretrained(base)
+    load_tokenizer(llama_folder).save_pretrained(base)
+    config = PPOTrainingConfig.model_validate(TINY)
+    with pytest.raises(ModelError, match="another base"):
+        ppo.train_ppo(
+            base, load_tokenizer(base), reward_folder, PROMPTS, [], config, tmp_path / "x"
+        )
+
+
+def test_the_best_policy_by_the_judge_is_kept_beside_the_last(train):
+    result, rows = train(max_iterations=3)
+    toxicity = [row["eval_toxicity"] for row in rows]
+    assert toxicity[result.best_iteration - 1] == min(toxicity)
+    best = json.loads((train.out / "best" / "policy.json").read_text())
+    assert best["eval_toxicity"] == min(toxicity)
+    last, kept = (
+        load_file(f / "adapter_model.safetensors") for f in (train.out, train.out / "best")
+    )
+    assert last.keys() == kept.keys()
+
+
+def test_a_warning_of_the_alarm_reaches_record_and_result(train, monkeypatch):
+    from alignment.training import ppo_watch
+
+    monkeypatch.setattr(
+        ppo_watch, "over_optimised", lambda history: ["too good"] if len(history) == 2 else []
+    )
+    result, _ = train()
+    assert result.warnings == ["too good"]
+    assert read_rows(train.out / "warnings.jsonl") == [{"iteration": 1, "warning": "too good"}]
+
+
+def test_the_start_must_be_at_the_reference():
+    check_start(1e-4, 1e-3, 6, torch.float32)
+    with pytest.raises(TrainingError, match=r"off by 0\.02"):
+        check_start(0.02, 0.0, 6, torch.float32)
+    with pytest.raises(TrainingError, match=r"KL is 0\.1"):
+        check_start(0.0, 0.1, 6, torch.float32)
+
+
+def test_a_tensor_without_a_gradient_is_noticed():
+    moved, still = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    moved.grad = torch.ones(2)
+    with pytest.raises(TrainingError, match="get no gradient, among them still"):
+        GradientCheck().see({"moved": moved, "still": still}, True)
+    still.grad = torch.zeros(2)
+    check = GradientCheck()
+    for _ in range(4):
+        check.see({"moved": moved, "still": still}, True)
+    assert not check.done
+    with pytest.raises(TrainingError, match="no gradient but 0, among them still"):
+        check.see({"moved": moved, "still": still}, True)
+
+
+def test_a_base_that_changes_is_noticed(train, monkeypatch):
+    original = ppo_trainer.PPOTrainer._compute_loss
+
+    def tampering(self, model, inputs):
+        with torch.no_grad():
+            self.trunk.base.get_input_embeddings().weight[0, 0] += 1e-6
+        return original(self, model, inputs)
+
+    monkeypatch.setattr(ppo_trainer.PPOTrainer, "_compute_loss", tampering)
+    with pytest.raises(TrainingError, match="changed during training"):
+        train(max_iterations=1)

@@ -1,0 +1,190 @@
+"""A run that is killed goes on from its last whole checkpoint as if nothing had happened."""
+
+import errno
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from alignment import control, pipeline
+from alignment.config import load_config
+from alignment.errors import InputError
+from alignment.feedback import run_queue, runs
+from alignment.files import write_jsonl
+from alignment.models.loading import load_tokenizer
+from alignment.records import Prompt
+from alignment.training import ppo
+from alignment.training.checkpoints import COMPLETE, latest_checkpoint
+from alignment.training.ppo_stops import STOP_FILE
+from alignment.training.ppo_watch import read_rows
+from alignment.training.reward import train_reward
+from alignment.workspace import Workspace
+from tests.test_reward_and_trunk import TINY as TINY_REWARD
+from tests.test_reward_and_trunk import pairs
+
+OPTIONS = {
+    "max_iterations": 6,
+    "batch_size": 8,
+    "per_device_train_batch_size": 2,
+    "num_ppo_epochs": 2,
+    "num_mini_batches": 2,
+    "response_length": 6,
+    "learning_rate": 1e-3,
+    "lora_rank": 4,
+    "kl_target": 0.5,
+    "kl_horizon": 20,
+    "save_every": 2,
+    "eval_every": 2,
+}
+TEXTS = ["You are", "What a lovely", "thank", "You", "kind", "rude", "day"]
+NOT_REPEATABLE = ("seconds", "tokens_per_second", "memory_mb")
+
+
+def job_of(out: Path, model, reward, **options):
+    prompts = out.parent / "prompts.jsonl"
+    split = ["train"] * 5 + ["held-out"] * 2
+    rows = [{"prompt_id": t, "prompt": t, "split": s} for t, s in zip(TEXTS, split, strict=True)]
+    write_jsonl(prompts, rows)
+    assignments = [f"{key}={value}" for key, value in {**OPTIONS, **options}.items()]
+    config = load_config(None, assignments, "ppo")
+    files = {"prompts": prompts, "model": str(model), "reward_model": str(reward)}
+    return pipeline.Job(config, None, files, out)
+
+
+@pytest.fixture(scope="module")
+def reward_folder(llama_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("reward")
+    quick = TINY_REWARD.model_copy(update={"num_train_epochs": 2, "lora_layers": "upper-half"})
+    train_reward(llama_folder, load_tokenizer(llama_folder), pairs()[:15], pairs()[15:], quick, out)
+    return out
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(llama_folder, reward_folder, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    pipeline.train_ppo(job_of(out, llama_folder, reward_folder))
+    return out
+
+
+def figures(out):
+    return [
+        {k: v for k, v in row.items() if not k.startswith(NOT_REPEATABLE)}
+        for row in read_rows(out / "metrics.jsonl")
+    ]
+
+
+def samples(out):
+    return read_rows(out / "samples.jsonl")
+
+
+@pytest.mark.parametrize("moment", ["rollout", "update", "save"])
+def test_a_killed_run_resumes_exactly(moment, llama_folder, reward_folder, uninterrupted, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "tests.ppo_killed", moment, out, llama_folder, reward_folder]
+    done = subprocess.run(command, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
+    assert json.loads((out / "run.json").read_text())["status"] == "running"
+    picked = latest_checkpoint(out / "checkpoints")
+    assert picked is not None and picked.name == (
+        "checkpoint-8" if moment == "save" else "checkpoint-16"
+    )
+    if moment == "save":
+        half = out / "checkpoints" / "checkpoint-16"
+        assert half.is_dir() and not (half / COMPLETE).exists()
+    result = pipeline.resume_folder(out)
+    assert result["stop_reason"] == "maximum iterations"
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"
+    assert figures(out) == figures(uninterrupted)
+    assert samples(out) == samples(uninterrupted)
+    mine, theirs = (load_file(o / "adapter_model.safetensors") for o in (out, uninterrupted))
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_without_a_checkpoint_starts_again(
+    llama_folder, reward_folder, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    original = ppo.PPOTrainer.train
+
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ppo.PPOTrainer, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train_ppo(job_of(out, llama_folder, reward_folder, max_iterations=1))
+    monkeypatch.setattr(ppo.PPOTrainer, "train", original)
+    assert pipeline.resume_folder(out)["iterations"] == 1
+    with pytest.raises(InputError, match="has finished"):
+        pipeline.resume_folder(out)
+
+
+def test_a_stop_file_ends_the_run_with_a_checkpoint_and_a_policy(
+    llama_folder, reward_folder, tmp_path
+):
+    out = tmp_path / "run"
+    job = job_of(out, llama_folder, reward_folder)
+
+    def stop_after_two(label, done, total, note=""):
+        if label == "PPO" and done == 2:
+            (out / STOP_FILE).touch()
+
+    job = pipeline.Job(job.config, None, job.files, out, stop_after_two)
+    result = pipeline.train_ppo(job)
+    assert (result["stop_reason"], result["iterations"]) == ("stopped by hand", 2)
+    assert (out / "adapter_config.json").exists()
+    assert latest_checkpoint(out / "checkpoints").name == "checkpoint-8"
+    assert json.loads((out / "run.json").read_text())["status"] == "stopped"
+    resumed = pipeline.resume_folder(out)
+    assert (resumed["stop_reason"], resumed["iterations"]) == ("maximum iterations", 6)
+
+
+def test_a_run_of_a_workspace_goes_on_through_the_queue(
+    llama_folder, reward_folder, uninterrupted, tmp_path
+):
+    """Stopped after its first iteration by the control room, then put back into the queue."""
+    config = job_of(tmp_path / "x", llama_folder, reward_folder).config
+    files = {"model": str(llama_folder), "reward_model": str(reward_folder)}
+    with Workspace.create(tmp_path / "workspace", config) as workspace:
+        rows = read_rows(tmp_path / "prompts.jsonl")
+        workspace.store.add_prompts([Prompt(**row) for row in rows])
+        run_id = control.submit(workspace, "ppo", config, by="me", files=files)
+        run_queue.claim_next(workspace.store, 1)
+        out = Path(runs.run(workspace.store, run_id).folder)
+        (out / STOP_FILE).touch()
+        control.execute(workspace, run_id)
+        assert runs.run(workspace.store, run_id).status == "stopped"
+        workspace.store.add_prompts([Prompt("new", "not there when the run began")])
+        control.resume(workspace, run_id, by="me")
+        (out / STOP_FILE).unlink()  # as the queue does when it starts a run
+        run_queue.claim_next(workspace.store, 1)
+        control.execute(workspace, run_id)
+        assert runs.run(workspace.store, run_id).status == "finished"
+    assert figures(out) == figures(uninterrupted)
+
+
+def test_a_full_disk_fails_the_run_and_keeps_the_last_good_checkpoint(
+    llama_folder, reward_folder, tmp_path, monkeypatch
+):
+    out, saved = tmp_path / "run", []
+    original = torch.save
+
+    def full_at_the_second(value, path, *args, **kwargs):
+        if "optimizer" in str(path):
+            saved.append(path)
+            if len(saved) == 2:
+                Path(path).write_bytes(b"half")
+                raise OSError(errno.ENOSPC, "No space left on device")
+        return original(value, path, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", full_at_the_second)
+    with pytest.raises(InputError, match="No space left on device"):
+        pipeline.train_ppo(job_of(out, llama_folder, reward_folder))
+    record = json.loads((out / "run.json").read_text())
+    assert record["status"] == "failed" and "runs resume" in record["message"]
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["checkpoint-8"]
+    assert latest_checkpoint(out / "checkpoints").name == "checkpoint-8"
