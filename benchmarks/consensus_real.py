@@ -18,10 +18,9 @@ import numpy as np
 
 from alignment.feedback import agreement
 from alignment.feedback.ranking_table import RankingTable
-from benchmarks.consensus_pools import log_loss, right_share
+from benchmarks.consensus_simulated import Rows
 
 Method = Callable[[RankingTable], np.ndarray]
-Scores = dict[str, tuple[float, float]]
 
 FAULTS = (None, "reversed", "random")
 CERTAIN = 1e-3  # probabilities are clipped to this distance from 0 and 1 before the log loss
@@ -45,23 +44,71 @@ def table_from(prompt: np.ndarray, labeler: np.ndarray, ranks: np.ndarray) -> Ra
     )
 
 
-def held_out_scores(probability: np.ndarray, vote: np.ndarray) -> tuple[float, float]:
-    """Accuracy and log loss on the held-out person's ordered votes; (P, N) each, vote 1, 0 or -1."""
-    voted = vote != 0
-    truth = vote[voted] > 0
-    p = probability[voted]
-    level = np.abs(p - 0.5) < 1e-9
-    p = np.where(level, 0.5, np.clip(p, CERTAIN, 1 - CERTAIN))
-    return right_share(p, truth), log_loss(p, truth)
+class HeldOut:
+    """Each method's answers on held-out ordered votes, as sums per prompt and round (a seed's draw of the fault)."""
+
+    def __init__(self, prompts: int) -> None:
+        self.prompts = prompts
+        self.right: dict[
+            str, list[np.ndarray]
+        ] = {}  # method -> rounds of (P,) pairs ordered rightly
+        self.loss: dict[str, list[np.ndarray]] = {}  # method -> rounds of (P,) sums of log loss
+        self.votes: dict[str, list[np.ndarray]] = {}  # method -> rounds of (P,) ordered votes
+
+    def add(self, method: str, probability: np.ndarray, vote: np.ndarray) -> None:
+        """One round: (P, N) probabilities that first is preferred, and the held-out person's votes 1, 0 or -1."""
+        voted = vote != 0
+        p = np.where(vote > 0, probability, 1 - probability)
+        level = np.abs(p - 0.5) < 1e-9
+        right = np.where(level, 0.5, p > 0.5)
+        loss = -np.log(np.where(level, 0.5, np.clip(p, CERTAIN, 1 - CERTAIN)))
+        self.right.setdefault(method, []).append((right * voted).sum(axis=1))
+        self.loss.setdefault(method, []).append((loss * voted).sum(axis=1))
+        self.votes.setdefault(method, []).append(voted.sum(axis=1))
+
+    def rows(self, draws: int = 1000) -> Rows:
+        """Accuracy and log loss by method. "auto" has its differences to each other method besides, with 95% bootstrap
+        intervals over prompts and rounds (both resampled, for the same prompts come again in every round)."""
+        rounds = len(self.votes["auto"])
+        rng = np.random.default_rng(0)
+        weight = rng.multinomial(rounds, np.full(rounds, 1 / rounds), draws)
+        times = rng.multinomial(self.prompts, np.full(self.prompts, 1 / self.prompts), draws)
+
+        def resampled(sums: list[np.ndarray]) -> np.ndarray:
+            """(1 + draws,): the total, then the totals of the resamples."""
+            table = np.stack(sums).astype(float)
+            return np.r_[table.sum(), np.einsum("dr,rp,dp->d", weight, table, times, optimize=True)]
+
+        votes = resampled(self.votes["auto"])
+        accuracy = {name: resampled(sums) / votes for name, sums in self.right.items()}
+        loss = {name: resampled(sums) / votes for name, sums in self.loss.items()}
+        result: Rows = {
+            name: {
+                "accuracy": float(accuracy[name][0]),
+                "log_loss": float(loss[name][0]),
+                "rounds": rounds,
+            }
+            for name in self.right
+        }
+        for key, figures in (("accuracy beside", accuracy), ("log_loss beside", loss)):
+            result["auto"][key] = {
+                name: _interval(figures["auto"] - values) for name, values in figures.items()
+            }
+        return result
 
 
-def pandalm(data: Path, methods: dict[str, Method], fault: str | None, seeds: range) -> Scores:
-    """Mean over the three held-out annotators and the seeds of accuracy and log loss."""
+def _interval(values: np.ndarray) -> tuple[float, float, float]:
+    low, high = np.quantile(values[1:], [0.025, 0.975])
+    return float(values[0]), float(low), float(high)
+
+
+def pandalm(data: Path, methods: dict[str, Method], fault: str | None, seeds: range) -> Rows:
+    """Each of the three annotators is held out in turn, for every seed."""
     with gzip.open(data / "pandalm" / "testset-v1.json.gz", "rt", encoding="utf-8") as file:
         rows = json.load(file)
     answers = np.array([[row[f"annotator{n}"] for n in (1, 2, 3)] for row in rows])
     ranks = np.array([[1, 1], [1, 2], [2, 1]])[answers]  # (999, 3, 2)
-    collected: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
+    held_out = HeldOut(len(rows))
     for seed in seeds if fault else range(1):
         rng = np.random.default_rng(seed)
         for held in range(3):
@@ -78,19 +125,19 @@ def pandalm(data: Path, methods: dict[str, Method], fault: str | None, seeds: ra
             table = table_from(prompt, labeler, given)
             vote = np.sign(ranks[:, held, 1] - ranks[:, held, 0])[:, None]
             for name, method in methods.items():
-                collected[name].append(held_out_scores(method(table), vote))
-    return {name: _mean(values) for name, values in collected.items()}
+                held_out.add(name, method(table), vote)
+    return held_out.rows()
 
 
 def ruddit(
     data: Path, methods: dict[str, Method], fault: str | None, seeds: range, prompts: int
-) -> Scores:
-    """Mean over the seeds; one judgement of each of the first `prompts` four-tuples is held out."""
+) -> Rows:
+    """For every seed, one judgement of each of the first `prompts` four-tuples is held out."""
     prompt, labeler, ranks = read_ruddit(data)
     keep = prompt < prompts
     prompt, labeler, ranks = prompt[keep], labeler[keep], ranks[keep]
     first, second = np.triu_indices(4, 1)
-    collected: dict[str, list[tuple[float, float]]] = {name: [] for name in methods}
+    held_out = HeldOut(int(prompt.max()) + 1)
     for seed in seeds:
         rng = np.random.default_rng(seed)
         shuffled = rng.permutation(len(prompt))
@@ -104,8 +151,8 @@ def ruddit(
         table = table_from(prompt[train], labeler[train], given[train])
         vote = np.sign(ranks[held][:, second] - ranks[held][:, first])
         for name, method in methods.items():
-            collected[name].append(held_out_scores(method(table), vote))
-    return {name: _mean(values) for name, values in collected.items()}
+            held_out.add(name, method(table), vote)
+    return held_out.rows()
 
 
 def read_ruddit(data: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -145,11 +192,6 @@ def _untied(ranks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if ranks.shape[1] == 2:
         return np.tile([1, 2], (len(ranks), 1))
     return ranks
-
-
-def _mean(values: list[tuple[float, float]]) -> tuple[float, float]:
-    accuracy, loss = np.mean(values, axis=0)
-    return float(accuracy), float(loss)
 
 
 def convabuse_alpha(data: Path) -> dict[str, float]:

@@ -34,19 +34,19 @@ class Live:
     last_ranking: int  # id of the newest ranking in it
 
     @property
-    def version(self) -> tuple[int, int, int]:
+    def version(self) -> tuple[int, int]:
         """Changes whenever the consensus does."""
-        newest = max((order.order_id or 0 for order in self.known), default=0)
-        return self.last_ranking, newest, self.consensus.summary.rankings
+        return self.last_ranking, max((order.order_id or 0 for order in self.known), default=0)
 
 
 @dataclass
 class _Kept:
-    """What is kept of one kind between two looks. `orders`: grows with known orders, withdrawals included, and with
-    decisions about labelers. `updates`: rankings since the last full fit."""
+    """What is kept of one kind between two looks. `ground`: what else a fit stands on, see `_ground`. `newest`: id of
+    the newest ranking looked at, of whatever kind. `updates`: rankings since the last full fit."""
 
     live: Live
-    orders: int
+    ground: tuple[int, str]
+    newest: int
     updates: int
 
 
@@ -56,7 +56,7 @@ class LiveConsensus:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._kept: dict[str, _Kept] = {}
-        self._history: dict[str, tuple[tuple[int, int, int], list[Batch]]] = {}
+        self._history: dict[str, tuple[tuple[int, int], list[Batch]]] = {}
         self._lock = threading.Lock()
 
     def kinds(self) -> list[str]:
@@ -68,18 +68,21 @@ class LiveConsensus:
     def current(self, kind: str) -> Live | None:
         """The consensus with every ranking and known order in the store; None where that kind has no ranking."""
         with self._lock:
-            orders = self._newest_order()
+            ground = self._ground()
             kept = self._kept.get(kind)
-            fresh = self._rankings_after(kept.live.last_ranking if kept else 0, kind)
-            if kept is None or kept.orders != orders or self._fit_is_due(kept, fresh):
-                return self._fit(kind, orders)
+            if kept is None or kept.ground != ground:
+                return self._fit(kind, ground)
+            newest, edited = self._since(kept.newest)
+            fresh = self._fresh(kept.newest, newest, kind)
+            if edited or self._fit_is_due(kept, len(fresh)):
+                return self._fit(kind, ground)
             consensus = kept.live.consensus
             for ranking_id in fresh:
                 [(_, ranking)] = self.store.rankings_by_id([ranking_id])
-                # What it supersedes, it supersedes in the store; here it stands beside what is there.
                 consensus = update_consensus(consensus, ranking, repeat=True)
+            kept.newest = newest
             if fresh:
-                kept.live = Live(kind, consensus, kept.live.known, max(fresh))
+                kept.live = Live(kind, consensus, kept.live.known, newest)
                 kept.updates += len(fresh)
             return kept.live
 
@@ -98,46 +101,56 @@ class LiveConsensus:
                 self._history[live.kind] = known
             return known[1]
 
-    def _fit(self, kind: str, orders: int) -> Live | None:
-        """A full fit. The newest id is read first: a ranking that comes in between is taken again, not lost."""
-        last = max(self._rankings_after(0, kind), default=0)
-        rankings = self.store.rankings(kind)
+    def _fit(self, kind: str, ground: tuple[int, str]) -> Live | None:
+        """A full fit. One transaction reads the rankings and the newest id, so that none is lost or taken twice."""
+        with self.store.reading() as db:
+            db.execute("BEGIN")
+            try:
+                newest, _ = self._since(0)
+                rankings = self.store.rankings(kind)
+                known = in_force(known_orders(self.store))
+            finally:
+                db.execute("COMMIT")
         if not rankings:
             self._kept.pop(kind, None)
             return None
-        known = in_force(known_orders(self.store))
         consensus = fit_consensus(
             rankings,
             gold=by_prompt(known, "gold"),
             adjudicated=by_prompt(known, "adjudication"),
         )
-        live = Live(kind, consensus, known, last)
-        self._kept[kind] = _Kept(live, orders, 0)
+        live = Live(kind, consensus, known, newest)
+        self._kept[kind] = _Kept(live, ground, newest, 0)
         return live
 
-    def _fit_is_due(self, kept: _Kept, fresh: dict[int, bool]) -> bool:
-        """`fresh`: id -> whether the ranking supersedes another."""
+    @staticmethod
+    def _fit_is_due(kept: _Kept, fresh: int) -> bool:
         held = kept.live.consensus.summary.rankings
         most = max(FEWEST_UPDATES, FIT_SHARE * held)
-        return any(fresh.values()) or len(fresh) > MOST_AT_ONCE or kept.updates + len(fresh) > most
+        return fresh > MOST_AT_ONCE or kept.updates + fresh > most
 
-    def _rankings_after(self, ranking_id: int, kind: str) -> dict[int, bool]:
-        """Ids of the standing rankings after that one, oldest first, and whether each supersedes another."""
-        rows = self.store.rows(
-            "SELECT ranking_id, supersedes FROM counted_rankings WHERE ranking_id > ? AND simulated = ? "
-            "ORDER BY ranking_id",
-            [ranking_id, int(kind == "simulated")],
-        )
-        return {row["ranking_id"]: row["supersedes"] is not None for row in rows}
-
-    def _newest_order(self) -> int:
-        """A number that grows with every known order and with every decision about a labeler: either may change which
-        rankings count, or what they mean."""
+    def _since(self, ranking_id: int) -> tuple[int, bool]:
+        """The newest ranking's id, and whether a later one than `ranking_id` edits or takes back another."""
         row = self.store.rows(
-            "SELECT coalesce((SELECT max(order_id) FROM known_orders), 0) "
-            "+ coalesce((SELECT max(decision_id) FROM decisions), 0) AS newest"
+            "SELECT max(ranking_id) AS newest, count(supersedes) AS edits FROM rankings WHERE ranking_id > ?",
+            [ranking_id],
+        )[0]
+        return row["newest"] or ranking_id, row["edits"] > 0
+
+    def _fresh(self, after: int, newest: int, kind: str) -> list[int]:
+        """Ids of the counting rankings after one id and up to another, oldest first."""
+        rows = self.store.rows(
+            "SELECT ranking_id FROM counted_rankings WHERE ranking_id > ? AND ranking_id <= ? AND simulated = ? "
+            "ORDER BY ranking_id",
+            [after, newest, int(kind == "simulated")],
         )
-        return row[0]["newest"]
+        return [row["ranking_id"] for row in rows]
+
+    def _ground(self) -> tuple[int, str]:
+        """The newest row of known orders, withdrawals included, and who is excluded."""
+        orders = self.store.rows("SELECT max(order_id) AS newest FROM known_orders")[0]["newest"]
+        rows = self.store.rows("SELECT labeler_id FROM labelers WHERE excluded = 1 ORDER BY 1")
+        return orders or 0, "\n".join(row["labeler_id"] for row in rows)
 
 
 def who_said_what(store: Store, prompt_id: str, kind: str) -> list[dict[str, Any]]:
