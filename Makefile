@@ -57,6 +57,9 @@ bench-ppo: $(VENV)/.installed .peer/.installed ## PPO against TRL 1.12's trainer
 bench-ppo-learning: $(VENV)/.installed ## what critic, KL penalty and layers do to learning, on the demo
 	$(BIN)/python -m benchmarks.ppo_learning
 
+bench-plan: $(VENV)/.installed ## planned memory against measured peaks of small models
+	$(BIN)/python -m benchmarks.plan
+
 bench-demo: $(VENV)/.installed ## the figures of the demo for three seeds
 	$(BIN)/python -m benchmarks.demo
 

@@ -12,8 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from alignment import __version__
+from alignment import __version__, cli_people
 from alignment.cli_known_orders import adjudicate, gold_app
+from alignment.cli_plan import plan
 from alignment.cli_runs import runs_app
 from alignment.cli_shared import (
     CompletionsOption,
@@ -57,10 +58,13 @@ for name, group in {
     "train": train_app,
     "evaluate": evaluate_app,
     "runs": runs_app,
+    "tokens": cli_people.tokens_app,
     "gold": gold_app,
 }.items():
     app.add_typer(group, name=name)
 app.command()(adjudicate)
+
+app.command()(plan)
 
 
 @app.command()
@@ -147,6 +151,9 @@ def labelers_list(workspace: WorkspaceOption = None, as_json: JsonOption = False
     _rows(rows, ("labeler_id", "simulated", "role", "rankings"), as_json, "labelers")
 
 
+cli_people.add_commands(labelers_app)
+
+
 @labelers_app.command("simulate")
 def labelers_simulate(
     workspace: WorkspaceOption = None,
@@ -204,16 +211,29 @@ def consensus(
 
 @app.command()
 def export(
-    what: Annotated[str, typer.Argument(help="prompts, completions, rankings, pairs or labelers.")],
-    out: Annotated[Path, typer.Option("--out", help="JSONL file to write.")],
+    what: Annotated[
+        str, typer.Argument(help="prompts, completions, rankings, pairs, labelers, or model.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="JSONL file to write; for model, a folder.")],
     workspace: WorkspaceOption = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Model: add the adapter to the base's weights.")
+    ] = False,
+    policy: PolicyOption = None,
+    model: ModelOption = None,
+    dtype: Annotated[
+        str, typer.Option(help="Merged model: fp32, or bf16 and fp16, which round.")
+    ] = "fp32",
     as_json: JsonOption = False,
 ) -> None:
-    """Write the workspace's data as JSONL."""
-    from alignment import pipeline
+    """Write data as JSONL, or the policy with its model card."""
+    from alignment import exporting, pipeline
 
-    with _job(None, workspace, None, None, out) as job:
-        figures = pipeline.export(job, what)
+    with _job(None, workspace, None, None, out, policy=policy, model=model) as job:
+        if what == "model":
+            figures = exporting.export_model(job, merge, dtype)
+        else:
+            figures = pipeline.export(job, what, model_options=merge or bool(policy or model))
     _show(figures, as_json, "Exported")
 
 
@@ -238,6 +258,8 @@ def train_reward(
             replace(job, launch=launch_options(fsdp, nproc, launch_config))
         )
     _show(figures, as_json, "Reward model")
+    for message in figures["messages"]:
+        _stderr.print(message, highlight=False, soft_wrap=True)
 
 
 @train_app.command("ppo")

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from alignment.errors import ConfigError, nearest
 from alignment.records import MAX_COMPLETIONS, MIN_COMPLETIONS
 
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+
 
 class Section(BaseModel):
     """A frozen set of options that refuses what it does not know."""
@@ -53,6 +55,10 @@ class SampleConfig(GenerationConfig):
         4,
         ge=1,
         description="rounds of resampling while a prompt has equal completions; 1 accepts them",
+    )
+    close_open_tasks: bool = Field(
+        False,
+        description="end the round before: close what is still open of the earlier tasks of these prompts",
     )
 
 
@@ -144,6 +150,10 @@ class ConsensusConfig(Section):
     )
     max_pairs_per_prompt: int | None = Field(
         None, ge=1, description="keep the surest pairs of each prompt"
+    )
+    keep_ties: bool = Field(
+        False,
+        description="keep pairs that most labelers call equal, with probability 0.5, for the reward model",
     )
     max_none_acceptable: float = Field(
         1.0,
@@ -397,6 +407,18 @@ class PPOTrainingConfig(LoraSection):
     report_to: list[Literal["tensorboard", "trackio", "wandb"]] = Field(
         [], description="where figures go besides the run's folder"
     )
+    use_vllm: bool = Field(
+        False, description="generate rollouts with vLLM (extra `vllm`) instead of transformers"
+    )
+    vllm_mode: Literal["colocate", "server"] = Field(
+        "colocate", description="vLLM inside the trainer, or a server started with `trl vllm-serve`"
+    )
+    vllm_gpu_memory_utilization: float = Field(
+        0.3, gt=0, lt=1, description="share of the GPU's memory for vLLM where it is colocated"
+    )
+    vllm_server_base_url: str | None = Field(
+        None, description="address of the vLLM server, such as http://localhost:8000"
+    )
     seed: int = Field(0, ge=0, description="seed of initialisation, order and sampling")
 
     @model_validator(mode="after")
@@ -451,6 +473,10 @@ class Config(Section):
 
     base_model: str = Field(
         "demo", description="hub id or folder of a causal LM; demo is made on the spot"
+    )
+    base_precision: Precision = Field(
+        "fp32",
+        description="in which the frozen base is held; int8 and int4 need the extra `quantization`",
     )
     sample: SampleConfig = SampleConfig()  # pyright: ignore[reportCallIssue]
     simulate: SimulateConfig = SimulateConfig()  # pyright: ignore[reportCallIssue]

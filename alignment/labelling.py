@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ from alignment.errors import ConcordError
 from alignment.feedback import assignment, runs
 from alignment.feedback.quality import LabelerQuality, labeler_quality
 from alignment.feedback.runs import Run
-from alignment.feedback.store import Store
+from alignment.feedback.store import Store, Task
+from alignment.feedback.toxicity_scores import keep_toxicity_scores
 from alignment.files import read_jsonl
+from alignment.records import Completion
 
 # Strategy -> the stage whose latest run tells the priorities, its file, and the key of the figure.
 _SOURCES = {
@@ -64,3 +67,27 @@ def refresh_priorities(store: Store, rules: LabellingConfig) -> str | None:
             )
         assignment.set_priorities(store, values, source)
     return source
+
+
+def begin_round(
+    store: Store,
+    completions: Sequence[Completion],
+    overlap: int,
+    run_id: str | None = None,
+    *,
+    close_open_tasks: bool = False,
+) -> list[Task]:
+    """Append completions as new tasks, scored for the board; returns the tasks.
+
+    `close_open_tasks`: what is still open of the earlier tasks of the same prompts is closed. Their rankings stay.
+    """
+    from alignment.evaluation.toxicity import OFFLINE_SCORER, load_scorer
+
+    tasks = store.add_tasks(completions, overlap, run_id=run_id)
+    if close_open_tasks:
+        prompt_ids = [task.prompt_id for task in tasks]
+        assignment.close_tasks(store, prompt_ids, except_tasks=[task.task_id for task in tasks])
+    scores = load_scorer(OFFLINE_SCORER)([completion.text for completion in completions])
+    by_id = {c.completion_id: float(s) for c, s in zip(completions, scores, strict=True)}
+    keep_toxicity_scores(store, by_id, OFFLINE_SCORER)
+    return tasks

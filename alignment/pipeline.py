@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from alignment import labelling
 from alignment.config import Config
 from alignment.errors import InputError, nearest
+from alignment.exporting import write_card
 from alignment.feedback import people, run_queue, runs
 from alignment.feedback.consensus import Consensus, fit_consensus
 from alignment.feedback.courtesy import courtesy
@@ -220,7 +222,8 @@ def sample(job: Job) -> dict[str, Any]:
     config, prompts = job.config.sample, job.prompts(job.config.sample.split)
     base = job.base_model()
     policy = job.file("policy") or job.current_policy()
-    tokenizer, model = load_tokenizer(base), load_causal_lm(policy or base)
+    tokenizer = load_tokenizer(base)
+    model = load_causal_lm(policy or base, job.config.base_precision)
     inputs = {"model": str(policy or base), "prompts": len(prompts)}
     with job.run("sample", config, inputs) as run:
         drawn = sample_completions(
@@ -236,8 +239,12 @@ def sample(job: Job) -> dict[str, Any]:
         write_jsonl(run.folder / "completions.jsonl", [c.to_json() for c in completions])
         if job.workspace is not None:
             job.workspace.store.add_prompts(prompts)
-            job.workspace.store.add_tasks(
-                completions, job.config.labelling.overlap, run_id=run.run_id
+            labelling.begin_round(
+                job.workspace.store,
+                completions,
+                job.config.labelling.overlap,
+                run.run_id,
+                close_open_tasks=config.close_open_tasks,
             )
         repeated = sum(len(group) - len({g.text for g in group}) for group in drawn)
         run.metrics = {
@@ -304,6 +311,7 @@ def consensus(job: Job) -> dict[str, Any]:
         min_confidence=config.min_confidence,
         max_pairs_per_prompt=config.max_pairs_per_prompt,
         max_none_acceptable=config.max_none_acceptable,
+        keep_ties=config.keep_ties,
     )
     inputs = {
         "rankings": len(rankings),
@@ -348,10 +356,19 @@ def train_reward(job: Job) -> dict[str, Any]:
         }
         if launch is None:
             figures = reward.train_reward(
-                base, tokenizer, train, held_out, config, run.folder, job.progress, **known
+                base,
+                tokenizer,
+                train,
+                held_out,
+                config,
+                run.folder,
+                job.progress,
+                base_precision=job.config.base_precision,
+                **known,
             ).to_json()
         else:
             spec = launcher.reward_spec(base, train, held_out, config, **known)
+            spec["base_precision"] = job.config.base_precision
             figures = launcher.train(spec, run.folder, launch, job.progress)
         run.metrics = {
             **figures,
@@ -420,12 +437,15 @@ def train_ppo(job: Job) -> dict[str, Any]:
                 run.folder,
                 job.progress,
                 resume=job.resume,
+                base_precision=job.config.base_precision,
             ).to_json()
         else:
             spec = launcher.ppo_spec(
                 base, reward_model, prompts, held_out, config, launch, job.resume
             )
+            spec["base_precision"] = job.config.base_precision
             run.metrics = launcher.train(spec, run.folder, launch, job.progress)
+        write_card(job.workspace.store if job.workspace else None, run.folder, base)
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
 
 
@@ -618,8 +638,12 @@ def _training_rows(folder: Path | None) -> list[dict[str, Any]] | None:
     return read_jsonl(path, dict) if path is not None and path.exists() else None
 
 
-def export(job: Job, what: str) -> dict[str, Any]:
+def export(job: Job, what: str, model_options: bool = False) -> dict[str, Any]:
     """Write prompts, completions, rankings, pairs or labelers of the workspace to `--out FILE`."""
+    if model_options:
+        raise InputError(
+            f"--merge, --policy and --model belong to `concord export model`; leave them out for {what}."
+        )
     store = job._store("workspace")
     if job.out is None:
         raise InputError("Say which file to write: --out FILE.jsonl.")
@@ -632,7 +656,8 @@ def export(job: Job, what: str) -> dict[str, Any]:
     }
     if what not in kinds:
         raise InputError(
-            f"There is no {what!r} to export{nearest(what, list(kinds)) or ''}. Choose {', '.join(kinds)}."
+            f"There is no {what!r} to export{nearest(what, [*kinds, 'model']) or ''}. Choose {', '.join(kinds)}, "
+            "or model."
         )
     rows = kinds[what]()
     if job.out.exists():

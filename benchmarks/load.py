@@ -1,5 +1,8 @@
 """Many labelers at once against a served instance that is killed again and again: `make bench-load`.
 
+Most go through the API; a few (`--browsers`) sit at real browsers. Times are those of the API's submits that got an
+answer: what a kill broke off is counted under retries.
+
 Each labeler has a session of its own: sign in, take a task, think for a random time (saving a draft half-way), submit.
 Meanwhile the server process is killed with SIGKILL and started again. A refused or broken connection is tried again,
 as the board does; anything else that is not a success is an error. Afterwards the store is read: every confirmed
@@ -34,10 +37,18 @@ from alignment.feedback import people
 from alignment.feedback.known_orders import KnownOrder, set_known_order
 from alignment.feedback.store import Store
 from alignment.records import Completion, Prompt
+from benchmarks.load_browsers import chromium, start_browsers
 
 OVERLAP, COMPLETIONS, GOLD_TASKS = 3, 4, 20
 PASSWORD = "the same for all of them"
-RETRY_SECONDS, ATTEMPTS, START_SECONDS = 0.25, 400, 90
+RETRY_SECONDS = (
+    1,
+    2,
+    4,
+    8,
+    15,
+)  # as the board waits between attempts, each by chance a half shorter or longer
+ATTEMPTS, START_SECONDS = 40, 90
 CONFIG = (
     f"labelling: {{practice_tasks: 0, gold_rate: 0.05, repeat_rate: 0.05, overlap: {OVERLAP}}}\n"
 )
@@ -52,6 +63,7 @@ class Load:
     kills: int = 10
     think: tuple[float, float] = (2.0, 10.0)
     seed: int = 0
+    browsers: int = 0
 
 
 @dataclass
@@ -82,7 +94,7 @@ class Session:
         self, method: str, path: str, body: bytes = b"", kind: str = "application/json"
     ) -> tuple[int, bytes, float]:
         """Status, body and seconds of the attempt that got an answer; broken connections are tried again."""
-        for _ in range(ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             started = time.perf_counter()
             try:
                 status, content = await asyncio.wait_for(
@@ -92,7 +104,8 @@ class Session:
             except (OSError, EOFError, TimeoutError):
                 self.close()
                 self.tally.retries += 1
-                await asyncio.sleep(RETRY_SECONDS * random.uniform(0.5, 1.5))
+                pause = RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)]
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5))
         raise RuntimeError(f"{method} {path}: no answer after {ATTEMPTS} attempts")
 
     async def _once(self, method: str, path: str, body: bytes, kind: str) -> tuple[int, bytes]:
@@ -243,13 +256,25 @@ async def run_load(server: Server, load: Load) -> tuple[Tally, int, float]:
         label(number, server.port, load, tally, random.Random(f"{load.seed}/{number}"))
         for number in range(load.labelers)
     ]
+    names = [browser_name(number) for number in range(load.browsers)]
+    url = f"http://127.0.0.1:{server.port}"
+    threads, browsed = start_browsers(names, url, PASSWORD, load.answers, load.think)
     killing = asyncio.create_task(kill_again_and_again(server, load, tally, rng))
     await asyncio.gather(*work)
-    return tally, await killing, time.perf_counter() - started
+    kills, seconds = await killing, time.perf_counter() - started
+    for thread in threads:
+        await asyncio.to_thread(thread.join)
+    tally.confirmed += browsed.confirmed
+    tally.errors += browsed.errors
+    return tally, kills, seconds
 
 
 def labeler_name(number: int) -> str:
     return f"labeler-{number:03}"
+
+
+def browser_name(number: int) -> str:
+    return f"browser-{number:02}"
 
 
 def make_workspace(folder: Path, load: Load) -> Path:
@@ -257,7 +282,8 @@ def make_workspace(folder: Path, load: Load) -> Path:
     folder.mkdir(parents=True)
     (folder / "concord.yaml").write_text(CONFIG, encoding="utf-8")
     store = Store(folder / "feedback.db", create=True)
-    names = [f"prompt-{i:05}" for i in range(-(-load.labelers * load.answers // OVERLAP))]
+    places = (load.labelers + load.browsers) * load.answers
+    names = [f"prompt-{i:05}" for i in range(-(-places // OVERLAP))]
     gold = [f"gold-{i:02}" for i in range(GOLD_TASKS)]
     store.add_prompts([Prompt(name, f"Say something about {name}.") for name in [*names, *gold]])
     store.add_tasks(
@@ -274,8 +300,9 @@ def make_workspace(folder: Path, load: Load) -> Path:
     # One hash for all saves minutes of preparation; signing in costs each of them what it costs.
     password_hash = people.hashed("labeler", PASSWORD)
     with store.writing():
-        for number in range(load.labelers):
-            people.insert_account(store, labeler_name(number), "labeler", password_hash)
+        everybody = [labeler_name(number) for number in range(load.labelers)]
+        for name in [*everybody, *(browser_name(number) for number in range(load.browsers))]:
+            people.insert_account(store, name, "labeler", password_hash)
     store.close()
     return folder
 
@@ -324,12 +351,13 @@ def measure(load: Load, folder: Path) -> dict[str, object]:
     following = 1000 * np.array(tally.next_seconds or [np.nan])
     return {
         "labelers": load.labelers,
+        "browsers": load.browsers,
         "submitted": len(tally.confirmed),
         **check_store(workspace, tally),
         "errors": len(tally.errors),
         **{f"p{q}_ms": round(float(np.percentile(submit, q)), 1) for q in (50, 95, 99)},
         "next_p95_ms": round(float(np.percentile(following, 95)), 1),
-        "submits_per_second": round(len(tally.confirmed) / seconds, 1),
+        "submits_per_second": round(len(tally.submit_seconds) / seconds, 1),
         "kills": kills,
         "retries": tally.retries,
         "seconds": round(seconds, 1),
@@ -347,14 +375,18 @@ def main() -> None:
     parser.add_argument("--labelers", type=int, help="labelers at once (200)")
     parser.add_argument("--answers", type=int, help="answers of each labeler (16)")
     parser.add_argument("--kills", type=int, help="times the server is killed (10)")
+    parser.add_argument("--browsers", type=int, help="labelers at real browsers besides (2)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
-    load = Load(20, 4, 2, (0.2, 1.0)) if options.quick else Load()
+    load = Load(20, 4, 2, (0.2, 1.0)) if options.quick else Load(browsers=2)
     load.seed = options.seed
-    for name in ("labelers", "answers", "kills"):
+    for name in ("labelers", "answers", "kills", "browsers"):
         if getattr(options, name) is not None:
             setattr(load, name, getattr(options, name))
+    if load.browsers and chromium() is None:
+        print("No Chromium here (see CONCORD_CHROMIUM): nobody sits at a browser.")
+        load.browsers = 0
     with tempfile.TemporaryDirectory(prefix="concord-load-") as folder:
         figures = measure(load, Path(folder))
     for key, value in figures.items():

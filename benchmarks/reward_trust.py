@@ -94,7 +94,7 @@ def one_seed(seed: int) -> dict[str, Any]:
 def sampled(seed: int) -> tuple[list[Prompt], list[Completion]]:
     """The prompts and the demo base model's completions."""
     base, config = ensure_demo_model(), demo_config(seed).sample
-    prompts = [p for p in demo_prompts(PROMPTS, 1, seed) if p.split == "train"]
+    prompts = [p for p in demo_prompts(PROMPTS, 64, seed) if p.split == "train"]
     drawn = sample_completions(
         load_causal_lm(base),
         load_tokenizer(base),

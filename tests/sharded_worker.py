@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from peft import PeftModelForCausalLM
 from transformers import TrainerCallback
 
 from alignment.models import distributed
@@ -34,9 +35,16 @@ class KeepGradients(TrainerCallback):
     """Whole gradients of every update, by parameter name, in `out/gradients.pt`."""
 
     out = Path()  # of the stage under way
+    stop_after: int | None = None  # the step after whose checkpoint it breaks off
 
     def __init__(self):
         self.steps, self.trains = [], set()
+
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        """Each process generates another number of tokens: if they did not keep step, this would never end."""
+        if isinstance(model, PeftModelForCausalLM):
+            tokens = 2 + 3 * distributed.rank()
+            model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=tokens, do_sample=False)
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
         self.trains = {name for name, p in model.named_parameters() if p.requires_grad}
@@ -47,6 +55,10 @@ class KeepGradients(TrainerCallback):
                 if p.grad is not None
             }
         )
+
+    def on_save(self, args, state, control, **kwargs):
+        if state.global_step == self.stop_after:
+            control.should_training_stop = True
 
     def on_train_end(self, args, state, control, **kwargs):
         if distributed.is_main():
@@ -61,9 +73,10 @@ def several(spec, out: Path, progress):
     """Stands in for `worker.run`: each part of `spec` in a folder of its own, in the same processes."""
     figures = {}
     for name, part in spec["parts"].items():
-        KeepGradients.out = out / name
-        KeepGradients.out.mkdir(exist_ok=True)
-        figures[name] = ONE_STAGE(part, out / name, progress)
+        folder = KeepGradients.out = out / part.get("folder", name)
+        KeepGradients.stop_after = part.get("stop_after")
+        folder.mkdir(exist_ok=True)
+        figures[name] = ONE_STAGE(part, folder, progress)
     return figures
 
 

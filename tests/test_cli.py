@@ -236,3 +236,34 @@ def test_a_full_disk_ends_in_a_sentence(workspace, tmp_path, monkeypatch, capsys
         concord(capsys, "consensus", "-w", workspace, "--out", tmp_path / "out"), "No space left"
     )
     assert [p for p in (tmp_path / "out").rglob("*") if p.is_file()] == []
+
+
+def test_labelers_are_invited_judged_and_decided_about(workspace, capsys):
+    fill(workspace, {"ann": (1, 2), "ben": (2, 1)})
+    code, out, _ = concord(
+        capsys, "labelers", "invite", "-w", workspace, "--url", "https://x.org/", "--json"
+    )
+    assert code == 0 and last_json(out)["link"].startswith("https://x.org/invite/")
+    decide = ("--reason", "Random clicks.", "--by", "eve", "-w", workspace)
+    assert concord(capsys, "labelers", "exclude", "ann", *decide)[0] == 0
+    refused(concord(capsys, "labelers", "exclude", "ann", *decide), "excluded already")
+    refused(concord(capsys, "labelers", "pause", "zoe", *decide), "zoe")
+    refused(concord(capsys, "labelers", "invite", "--role", "king", "-w", workspace), "'king'")
+    with Workspace.open(workspace) as opened:
+        assert [r.labeler_id for r in opened.store.rankings()] == ["ben"]
+    code, out, _ = concord(capsys, "labelers", "quality", "-w", workspace, "--json")
+    states = {row["labeler_id"]: row["state"] for row in last_json(out)["labelers"]}
+    assert states == {"ann": "excluded", "ben": "not yet practised"}
+    assert concord(capsys, "labelers", "quality", "-w", workspace)[0] == 0
+    assert concord(capsys, "labelers", "include", "ann", *decide)[0] == 0
+
+
+def test_tokens_are_made_listed_and_revoked(workspace, capsys):
+    concord(capsys, "labelers", "add", "ann", "-w", workspace)
+    made = concord(capsys, "tokens", "create", "ann", "--name", "ci", "-w", workspace, "--json")
+    number = str(last_json(made[1])["token_id"])
+    _, out, _ = concord(capsys, "tokens", "list", "ann", "-w", workspace, "--json")
+    assert [row["name"] for row in last_json(out)["tokens"]] == ["ci"]
+    assert concord(capsys, "tokens", "revoke", "ann", number, "-w", workspace)[0] == 0
+    refused(concord(capsys, "tokens", "revoke", "ann", number, "-w", workspace), "revoked")
+    refused(concord(capsys, "tokens", "create", "zoe", "--name", "x", "-w", workspace), "zoe")

@@ -16,6 +16,7 @@ from alignment.feedback.assignment import Checks, close_tasks, next_lease
 from alignment.feedback.drafts import Draft, DraftConflict
 from alignment.feedback.guidelines import guidelines_version, keep_version
 from alignment.feedback.known_orders import KnownOrder, set_known_order, withdraw_known_order
+from alignment.feedback.live_consensus import LiveConsensus
 from alignment.feedback.people import Labeler
 from alignment.feedback.store import Store
 from alignment.records import Completion, Prompt
@@ -483,7 +484,7 @@ def test_exclusion_takes_rankings_out_frees_their_places_and_is_reversible(store
     work(store, "ann", 2)
     assert next_lease(store, "ben", PLAIN) is None
     standing.decide(store, "ann", "exclude", "Random clicks.", "eve")
-    assert store.rankings() == [] and len(store.rankings(excluded=True)) == 2
+    assert store.rankings() == [] and len(store.rows("SELECT * FROM standing_rankings")) == 2
     assert taken(store) == [0, 0] and len(work(store, "ben", 9)) == 2
     standing.decide(store, "ann", "include", "A mistake of mine.", "eve")
     assert len(store.rankings()) == 4 and taken(store) == [2, 2]
@@ -491,6 +492,22 @@ def test_exclusion_takes_rankings_out_frees_their_places_and_is_reversible(store
     assert reasons == [("include", "A mistake of mine."), ("exclude", "Random clicks.")]
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
         store.db.execute("DELETE FROM decisions")
+
+
+def test_the_consensus_of_the_moment_follows_exclusions_and_counts_no_repeat(store):
+    add_prompts(store, "abcdef", overlap=3)
+    rules = LabellingConfig(practice_tasks=0, gold_rate=0, repeat_rate=0.5, repeat_distance=1)
+    kinds = [lease.kind for lease in work(store, "ann", 99, rules)]
+    work(store, "ben", 99)
+    assert "repeat" in kinds
+    live = LiveConsensus(store)
+    both = live.current("people")
+    assert both.consensus.summary.rankings == 12, "repeats are no votes"
+    standing.decide(store, "ben", "exclude", "Random clicks.", "eve")
+    without = live.current("people")
+    assert without.consensus.summary.rankings == 6 and without.version != both.version
+    standing.decide(store, "ben", "include", "A mistake.", "eve")
+    assert live.current("people").consensus.summary.rankings == 12
 
 
 def test_a_message_is_shown_until_read(store):

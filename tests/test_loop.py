@@ -184,3 +184,20 @@ def test_every_stage_works_on_plain_files(base, config, tmp_path, capsys):
     assert written["verdict"] == figures["verdict"] and (tmp_path / "report.html").exists()
     code, _, err = concord(capsys, *reward, "--config", tiny)
     assert code == 2 and "already holds a run" in err, "nothing is overwritten"
+
+
+def test_the_exported_card_carries_the_evidence_of_the_whole_loop(finished, tmp_path, capsys):
+    folder, figures = finished
+    out = tmp_path / "model"
+    code, printed, _ = concord(
+        capsys, "export", "model", "--merge", "--out", out, "-w", folder, "--json"
+    )
+    assert code == 0 and last_json(printed)["what"] == "merged model"
+    card = (out / "README.md").read_text()
+    assert f"| rankings | {24 * 3} |" in card and "| labelers, people | 0 |" in card
+    assert f"{100 * figures['reward_accuracy']:.1f}%" in card
+    assert f"{figures['toxicity_after']['mean']:.3g} (95% interval" in card
+    for stage in ("consensus", "reward", "ppo", "evaluate"):
+        assert f"{stage} run: `{stage}-" in card
+    trained = next(folder.glob("runs/ppo-*/README.md")).read_text()
+    assert "No comparison with the base" in trained and "ppo run: `ppo-" in trained

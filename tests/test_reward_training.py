@@ -243,7 +243,10 @@ def test_ppo_can_stand_on_a_reward_model_that_was_trained_in_full(llama_folder, 
     trunk.add_value()
     ids = torch.tensor([[5, 6, 7]])
     with torch.no_grad(), trunk.role(VALUE):
-        assert (trunk.base.value_head(trunk.hidden(ids, torch.ones_like(ids))) == 0).all()
+        assert (
+            trunk.base.value_head(trunk.hidden(input_ids=ids, attention_mask=torch.ones_like(ids)))
+            == 0
+        ).all()
     with torch.no_grad(), trunk.role(None):
         untouched = load_causal_lm(llama_folder)(input_ids=ids).logits
         torch.testing.assert_close(trunk.model(input_ids=ids).logits, untouched)

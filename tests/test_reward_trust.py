@@ -7,7 +7,9 @@ import pytest
 from scipy.special import expit
 
 from alignment.evaluation.reward_page import reward_section
+from alignment.feedback.consensus import fit_consensus
 from alignment.feedback.labeler_votes import labeler_evidence
+from alignment.feedback.pairs import preference_pairs
 from alignment.models.reward_heads import region_warning, sd_quantiles, share_unknown
 from alignment.records import LabelerEvidence, LabelerVote, PreferencePair, Ranking
 from alignment.training import reward_trust as trust
@@ -162,6 +164,18 @@ def test_a_trusted_labeler_is_held_against_the_others():
     assert found["eve", "b", "a"] is False and found["eve", "a", "c"] is True
     assert found["ann", "b", "c"] is True
     assert found["bob", "a", "b"] is None  # not among the trusted
+
+
+def test_pairs_that_labelers_call_equal_are_kept_where_ties_are_wanted():
+    rankings = [Ranking("p", f"l{n}", {"a": 1, "b": 1, "c": 2}) for n in range(3)]
+    rankings += [Ranking("q", f"l{n}", {"a": 1, "b": 2}) for n in range(3)]
+    consensus = fit_consensus(rankings, {"p": ["a", "b", "c"], "q": ["a", "b"]}, method="majority")
+    prompts, texts = {"p": "P", "q": "Q"}, {"a": "one", "b": "two", "c": "three"}
+    ordered = preference_pairs(consensus, prompts, texts)
+    assert len(ordered) == 3 and all(pair.probability > 0.5 for pair in ordered)
+    with_ties = preference_pairs(consensus, prompts, texts, keep_ties=True)
+    (tie,) = [pair for pair in with_ties if pair not in ordered]
+    assert (tie.chosen_id, tie.rejected_id, tie.probability) == ("a", "b", 0.5)
 
 
 def test_the_worst_examples_come_first_and_are_wrong(tokenizer):

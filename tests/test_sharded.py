@@ -52,6 +52,7 @@ PPO = PPOTrainingConfig(
     per_device_train_batch_size=2,
     response_length=6,
     eval_every=1,
+    save_every=1,
     max_grad_norm=1e6,  # gradients are compared as they are
 )
 PROMPTS = [
@@ -70,25 +71,38 @@ def made(tmp_path_factory, tokenizer):
     return base, reward
 
 
-def ppo_spec(made, **options):
+def ppo_spec(made, how, **options):
     base, reward = made
-    return {
-        "stage": "ppo",
-        "base": str(base),
-        "reward_model": str(reward),
-        "prompts": [p.to_json() for p in PROMPTS],
-        "held_out": [p.to_json() for p in PROMPTS[:3]],
-        "config": PPO.model_copy(update=options).model_dump(),
-        "resume": False,
-    }
+    config = PPO.model_copy(update=options)
+    return launch.ppo_spec(str(base), reward, PROMPTS, PROMPTS[:3], config, how)
 
 
 def silent(*_):
     pass
 
 
-def parts(made):
-    return {"stage": "several", "parts": {"ppo": ppo_spec(made)}}
+def reward_spec(made, processes):
+    """Eight batches of one prompt each; an update is two of them, one after the other or one in each process."""
+    config = TINY_REWARD.model_copy(
+        update={
+            "num_train_epochs": 1,
+            "per_device_train_batch_size": 6,
+            "gradient_accumulation_steps": 2 // processes,
+            "evaluations": 1,
+        }
+    )
+    everything = pairs(10)
+    return launch.reward_spec(str(made[0]), everything[:27], everything[27:], config)
+
+
+def parts(made, processes):
+    """PPO; PPO that breaks off after its first checkpoint, and goes on; and the reward model."""
+    ppo = ppo_spec(made, launch_of(nproc=processes))
+    broken = {**ppo, "folder": "broken", "stop_after": PPO.num_ppo_epochs}
+    resumed = {**broken, "stop_after": None, "resume": True}
+    reward = reward_spec(made, processes)
+    named = {"ppo": ppo, "broken": broken, "resumed": resumed, "reward": reward}
+    return {"stage": "several", "parts": named}
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +111,7 @@ def one(made, tmp_path_factory):
     out = tmp_path_factory.mktemp("one")
     with pytest.MonkeyPatch.context() as patch:
         sharded_worker.install(patch.setattr)
-        return out, worker.run(parts(made), out, silent)
+        return out, worker.run(parts(made, 1), out, silent)
 
 
 @pytest.fixture(scope="module", params=["fsdp", "nproc"])
@@ -106,7 +120,7 @@ def two(request, made, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(launch, "WORKER", "tests.sharded_worker")
-        figures = launch.train(parts(made), out, launch_of(**{request.param: 2}), silent)
+        figures = launch.train(parts(made, 2), out, launch_of(**{request.param: 2}), silent)
     return request.param, out, figures
 
 
@@ -118,7 +132,9 @@ def assert_same_training(one, two, tolerance, figures):
     """Losses, gradients and the saved adapter of two runs."""
     for ours, theirs in zip(rows(one), rows(two), strict=True):
         for key in figures:
-            assert ours[key] == pytest.approx(theirs[key], abs=tolerance, rel=tolerance), key
+            if key in ours or key in theirs:  # rows of evaluations have others
+                expected = pytest.approx(theirs[key], abs=tolerance, rel=tolerance)
+                assert ours[key] == expected, key
     first, second = torch.load(one / GRADIENTS), torch.load(two / GRADIENTS)
     assert len(first["steps"]) == len(second["steps"]) > 0
     for ours, theirs in zip(first["steps"], second["steps"], strict=True):
@@ -131,12 +147,12 @@ def assert_same_training(one, two, tolerance, figures):
         torch.testing.assert_close(ours[name], theirs[name], atol=tolerance, rtol=tolerance)
 
 
-def assert_all_train(out):
-    """Over the run, every trainable tensor has a gradient that is not 0."""
+def assert_all_train(out, head):
+    """Over the run, every trainable tensor has a gradient that is not 0, `head` among them."""
     kept = torch.load(out / GRADIENTS)
     moved = {name for step in kept["steps"] for name, grad in step.items() if grad.any()}
     assert moved == set(kept["trains"])
-    assert any("value_head.weight" in name for name in moved)
+    assert any(head in name for name in moved)
 
 
 def test_ppo_on_two_processes_equals_one(one, two):
@@ -144,9 +160,32 @@ def test_ppo_on_two_processes_equals_one(one, two):
     assert figures["ppo"].keys() == one[1]["ppo"].keys()
     kept = torch.load(out / "ppo" / GRADIENTS)
     assert (kept["sharded"] > 0) == (how == "fsdp"), "FSDP must not be ignored, as accelerate does"
-    assert_all_train(out / "ppo")
+    assert_all_train(out / "ppo", "value_head.weight")
     compared = ("reward", "kl", "policy_loss", "value_loss", "grad_norm")
     assert_same_training(one[0] / "ppo", out / "ppo", 1e-5, compared)
+
+
+def test_a_run_that_broke_off_goes_on_as_if_it_had_not(two):
+    """From the checkpoint that both processes wrote, to the same adapter."""
+    _, out, figures = two
+    first, second = (out / name for name in ("ppo", "broken"))
+    assert figures["broken"]["iterations"] == 1 and figures["resumed"]["iterations"] == 2
+    for ours, theirs in zip(rows(first), rows(second), strict=True):
+        for key in ("reward", "kl", "policy_loss", "value_loss", "grad_norm", "eval_reward"):
+            assert ours[key] == theirs[key], key
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (first, second))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_the_reward_model_on_two_processes_equals_one(one, two):
+    how, out, figures = two
+    kept = torch.load(out / "reward" / GRADIENTS)
+    assert (kept["sharded"] > 0) == (how == "fsdp")
+    assert_all_train(out / "reward", "score")
+    assert_same_training(one[0] / "reward", out / "reward", 1e-4, ("loss", "grad_norm"))
+    expected = one[1]["reward"]
+    for name in ("score_mean", "score_std", "log_loss", "accuracy"):
+        assert figures["reward"][name] == pytest.approx(expected[name], abs=1e-4), name
 
 
 def files(made, folder):
@@ -234,9 +273,10 @@ def test_a_process_that_dies_fails_the_run_with_its_log_and_leaves_none_behind(
 
 
 def test_a_mistake_that_a_process_meets_reaches_the_screen_as_it_is(made, tmp_path):
-    spec = {**ppo_spec(made), "base": str(tmp_path / "nothing")}
+    how = launch_of(nproc=1)
+    spec = {**ppo_spec(made, how), "base": str(tmp_path / "nothing")}
     with pytest.raises(ModelError, match="nothing"):
-        launch.train(spec, tmp_path / "run", launch_of(None, 1, None), silent)
+        launch.train(spec, tmp_path / "run", how, silent)
 
 
 def test_workers_end_with_the_command_that_started_them(tmp_path):

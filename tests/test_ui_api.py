@@ -55,6 +55,19 @@ ROUTES = {
     ("GET", "/api/answers"): SIGNED_IN,
     ("POST", "/api/answers/{ranking_id}/edit"): SIGNED_IN,
     ("GET", "/api/guidelines"): SIGNED_IN,
+    ("GET", "/api/tokens"): SIGNED_IN,
+    ("POST", "/api/tokens"): SIGNED_IN,
+    ("DELETE", "/api/tokens/{token_id}"): SIGNED_IN,
+    ("POST", "/api/sign-out-everywhere"): SIGNED_IN,
+    ("POST", "/api/labelers/{labeler_id}/{action}"): MANAGERS,
+    ("GET", "/api/quality"): MANAGERS,
+    ("GET", "/people"): MANAGERS,
+    ("POST", "/api/invitations"): MANAGERS,
+    ("GET", "/api/audit"): MANAGERS,
+    ("POST", "/api/import/{what}"): MANAGERS,
+    ("GET", "/api/export/{what}"): MANAGERS,
+    ("GET", "/invite/{secret}"): ANYBODY,
+    ("POST", "/invite/{secret}"): ANYBODY,
     ("GET", "/api/runs/live"): {"engineer", "admin"},
     ("GET", "/api/runs/compare"): {"engineer", "admin"},
     ("GET", "/api/runs/{run_id}/lines/{name}"): {"engineer", "admin"},
@@ -63,15 +76,6 @@ ROUTES = {
     ("POST", "/api/runs/check"): {"engineer", "admin"},
     ("POST", "/api/runs"): {"engineer", "admin"},
     ("POST", "/api/runs/{run_id}/{act}"): {"engineer", "admin"},
-    ("GET", "/api/tokens"): SIGNED_IN,
-    ("POST", "/api/tokens"): SIGNED_IN,
-    ("DELETE", "/api/tokens/{token_id}"): SIGNED_IN,
-    ("POST", "/api/sign-out-everywhere"): SIGNED_IN,
-    ("POST", "/api/labelers/{labeler_id}/{action}"): MANAGERS,
-    ("POST", "/api/invitations"): MANAGERS,
-    ("GET", "/api/audit"): MANAGERS,
-    ("GET", "/invite/{secret}"): ANYBODY,
-    ("POST", "/invite/{secret}"): ANYBODY,
     ("GET", "/reports/{run_id}"): {"reviewer", "engineer", "admin"},
     ("GET", "/board"): SIGNED_IN,
     ("GET", "/runs"): {"engineer", "admin"},
@@ -89,6 +93,7 @@ PROBES = {
     "/reports/{run_id}": "/reports/evaluate-1",
     "/invite/{secret}": "/invite/nothing",
     "/board": "/board/",
+    "/people": "/people/",
     "/runs": "/runs/",
     "/consensus": "/consensus/",
     "/exports/{what}": "/exports/rankings",
@@ -246,7 +251,7 @@ def test_every_gradio_handler_checks_the_role_itself(shared, name):
                 function.fn(**{n: request if n == "request" else None for n in names})
             checked += 1
     assert checked == 12, (
-        "three on the runs page, three on the review page, six on the consensus page"
+        "three on the review page, three on the people page, six on the consensus page"
     )
 
 
@@ -714,7 +719,7 @@ def handler(app, page: str, name: str):
 def gradio_request(name: str, **query: str) -> gr.Request:
     signer = Sessions(SECRET)
     cookies = {signer.cookie: signer.issue(name)}
-    return gr.Request(request=SimpleNamespace(cookies=cookies, query_params=query))
+    return gr.Request(request=SimpleNamespace(cookies=cookies, query_params=query, headers={}))
 
 
 def test_a_verdict_is_stored_under_the_name_of_the_session(app, store):
@@ -876,3 +881,71 @@ def test_toxic_completions_carry_a_score_that_is_kept(app, store):
 def test_prompts_are_shown_as_what_they_look_like(text, found):
     assert prompt_format(text, "auto") == found
     assert prompt_format(text, "plain") == "plain"
+
+
+# Data in and out, and people
+
+
+def send(client, what, content, kind="application/x-ndjson"):
+    return client.post(f"/api/import/{what}", content=content, headers={"content-type": kind})
+
+
+def test_engineers_import_and_export(app, store):
+    client = client_of(app, "engineer")
+    row = {"prompt": "How are you?", "completions": ["Fine, thanks.", "None of your business."]}
+    assert send(client, "completions", json.dumps(row)).json()["tasks"] == 1
+    assert send(client, "prompts", "prompt\nWhy?\n", "text/csv").json()["added"] == 1
+    assert send(client, "prompts", b"x" * 70_000).status_code == 422, "read, for it is an import"
+    assert send(client, "prompts", "x", "text/plain").status_code == 422
+    assert send(client, "prompts", "{}", "application/json").status_code == 422
+    surrogate = send(client, "prompts", '{"prompt": "\\ud800"}')
+    assert surrogate.status_code == 422 and "surrogate" in surrogate.json()["detail"]
+    assert send(client_of(app, "labeler"), "prompts", b"x" * 70_000).status_code == 413
+
+    task = client.post("/api/tasks/next").json()["task"]
+    client.post("/api/rankings", json={"token": task["token"], "ranks": ranks_of(task)})
+    out = client.get("/api/export/rankings")
+    assert out.headers["content-type"].startswith("application/x-ndjson")
+    assert json.loads(out.text)["labeler_id"] == "engineer"
+    assert len(client.get("/api/export/labelers").text.splitlines()) == 5
+    assert client.get("/api/export/pairs").status_code == 409
+    actions = [row["action"] for row in client_of(app, "admin").get("/api/audit").json()]
+    assert {"import completions", "import prompts", "export rankings"} <= set(actions)
+
+
+def test_half_a_character_is_refused_everywhere(app):
+    client = client_of(app, "labeler")
+    token = client.post("/api/tasks/next").json()["task"]["token"]
+    for method, path, body in (
+        ("POST", "/api/skips", f'{{"token": "{token}", "reason": "\\ud800"}}'),
+        ("PUT", "/api/drafts", f'{{"token": "{token}", "version": 0, "draft": {{"rationale": "\\ud800"}}}}'),
+        ("POST", "/api/tokens", '{"name": "\\ud800"}'),
+    ):  # fmt: skip
+        json_ = {"content-type": "application/json"}
+        assert client.request(method, path, content=body, headers=json_).status_code == 422, path
+
+
+def test_quality_is_told_per_labeler(app):
+    client = client_of(app, "labeler")
+    while task := client.post("/api/tasks/next").json()["task"]:
+        client.post("/api/rankings", json={"token": task["token"], "ranks": ranks_of(task)})
+    table = client_of(app, "engineer").get("/api/quality").json()
+    rows = {row["labeler_id"]: row for row in table["labelers"]}
+    assert rows["labeler"]["answers"] == 2 and rows["labeler"]["position_bias"]["value"] == 1.0
+    assert rows["other"]["undefined"]["gold_pass"]
+
+
+def test_the_people_page_decides_and_invites_under_the_callers_name(app, store):
+    decide, invite = handler(app, "/people", "decide"), handler(app, "/people", "invite")
+    manager = gradio_request("engineer")
+    decide("labeler", "pause", "Too <b>fast</b>.", manager)
+    (decision,) = standing.decisions(store, "labeler")
+    assert (decision["decided_by"], decision["reason"]) == ("engineer", "Too <b>fast</b>.")
+    page = "".join(x for x in handler(app, "/people", "first")(manager) if isinstance(x, str))
+    assert "Too &lt;b&gt;fast" in page and "<b>fast" not in page
+    with pytest.raises(gr.Error):
+        decide("labeler", "pause", "", manager)
+    with pytest.raises(gr.Error, match="may not invite"):
+        invite("admin", manager)
+    link = invite("labeler", manager)[0].split("/invite/", 1)[1].split('"', 1)[0]
+    assert credentials.invited_role(store, link) == "labeler"

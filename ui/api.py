@@ -18,6 +18,7 @@ from alignment.errors import ConcordError, InputError, NotAllowedError, StoreErr
 from alignment.feedback.drafts import DraftConflict
 from alignment.feedback.preferences import preferences, set_preferences
 from alignment.feedback.standing import read_messages, standing
+from ui.api_data import data_routes
 from ui.api_labelling import labelling_routes
 from ui.api_models import (
     Conflict,
@@ -35,7 +36,13 @@ from ui.callers import CSRF, Caller
 from ui.desk import Desk
 from ui.guard import PATHS
 
-PAGES = {"/board": "Rank", "/runs": "Runs", "/consensus": "Consensus", "/review": "Review"}
+PAGES = {
+    "/board": "Rank",
+    "/runs": "Runs",
+    "/consensus": "Consensus",
+    "/review": "Review",
+    "/people": "People",
+}
 REFUSALS: dict[int | str, dict[str, Any]] = {
     **{status: {"model": Problem} for status in (401, 403, 411, 413, 422)},
     409: {"model": Conflict},
@@ -48,9 +55,10 @@ def api_routes(desk: Desk) -> APIRouter:
     router = APIRouter(prefix="/api", responses=REFUSALS)
     router.include_router(own_routes(desk))
     router.include_router(labelling_routes(desk))
-    router.include_router(run_routes(desk.store, desk.workspace))
     router.include_router(token_routes(desk.store))
     router.include_router(people_routes(desk))
+    router.include_router(data_routes(desk))
+    router.include_router(run_routes(desk.store, desk.workspace))
     return router
 
 
@@ -108,6 +116,11 @@ def add_error_handlers(app: FastAPI) -> None:
         if isinstance(error, DraftConflict):
             content |= {"version": error.version, "draft": error.draft.to_json()}
         return JSONResponse(content, status)
+
+    @app.exception_handler(UnicodeEncodeError)
+    def half_a_character(_request: Request, _error: UnicodeEncodeError) -> JSONResponse:
+        message = "A text holds half of a character (a lone surrogate), which cannot be stored."
+        return JSONResponse({"detail": message}, 422)
 
     @app.exception_handler(RequestValidationError)
     def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, HTTPException, Query, Request
 from pydantic import BaseModel, Field
 
+from alignment import labelling
 from alignment.feedback import audit, credentials, standing
 from alignment.feedback.people import Account
 from ui.api_models import Body
@@ -27,6 +28,40 @@ class Reason(Body):
 
 class Decided(BaseModel):
     decision_id: int
+
+
+class ShownFigure(BaseModel):
+    value: float
+    low: float
+    high: float
+    count: int
+
+
+class ShownQuality(BaseModel):
+    """One labeler; a figure that cannot be told is null, and `undefined` says why."""
+
+    labeler_id: str
+    simulated: bool
+    state: str
+    answers: int
+    skips: int
+    none_acceptable: int
+    gold_pass: ShownFigure | None
+    self_consistency: ShownFigure | None
+    seconds: ShownFigure | None
+    too_fast: ShownFigure | None
+    position_bias: ShownFigure | None
+    length_bias: ShownFigure | None
+    consensus_agreement: ShownFigure | None
+    undefined: dict[str, str]
+    flags: list[str]
+
+
+class QualityTable(BaseModel):
+    """`strategy`: which run decides the order of tasks, or why none does; null where the strategy needs none."""
+
+    labelers: list[ShownQuality]
+    strategy: str | None
 
 
 class NewInvitation(Body):
@@ -55,6 +90,14 @@ def people_routes(desk: Desk) -> APIRouter:
     """Routes for engineers and admins."""
     router = APIRouter(tags=["people"], dependencies=[Depends(one_of(ENGINEERS))])
     store = desk.store
+
+    @router.get("/quality")
+    def quality() -> QualityTable:
+        """How well each labeler ranks, every figure with its 95% interval."""
+        rows = labelling.quality(store, desk.rules)
+        return QualityTable(
+            labelers=[ShownQuality(**row.to_json()) for row in rows], strategy=desk.strategy_note
+        )
 
     @router.post("/labelers/{labeler_id}/{action}", dependencies=[CSRF])
     def decide(

@@ -31,6 +31,7 @@ from ui.dispatcher import Dispatcher
 from ui.exports import export_routes
 from ui.guard import HOME, PATHS, Guard, caller
 from ui.look import page_head, theme
+from ui.people_page import people_page
 from ui.reports import report_routes
 from ui.review_page import review_page
 from ui.runs_page import runs_page
@@ -79,6 +80,7 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
         "/runs": runs_page(),
         "/consensus": consensus_page(access, store, live),
         "/review": review_page(access, store, workspace),
+        "/people": people_page(access, desk),
     }
     for path, blocks in pages.items():
         _mount(app, path, blocks, store, sessions)
@@ -113,7 +115,7 @@ def serve(workspace: Path, *, host: str = "127.0.0.1", port: int = 7860) -> None
     """Serve the workspace until interrupted. Raises `ConcordError` where the port is taken."""
     app = create_app(workspace)
     desk = app.state.desk
-    desk.toxicity.start()
+    desk.start()
     with _listen(host, port) as listening, Dispatcher(desk.workspace, desk.store):
         config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3)
         uvicorn.Server(config).run(sockets=[listening])

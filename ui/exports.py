@@ -9,10 +9,11 @@ import json
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from alignment.errors import InputError
+from alignment.feedback import audit
 from alignment.feedback.known_orders import known_orders
 from alignment.feedback.live_consensus import Live, LiveConsensus
 from alignment.feedback.pairs import preference_pairs
@@ -27,12 +28,15 @@ def export_routes(store: Store, live: LiveConsensus) -> APIRouter:
     router = APIRouter(include_in_schema=False)
 
     @router.get("/exports/{what}")
-    def export(what: What, labelers: Literal["people", "simulated"] = "people") -> Response:
+    def export(
+        what: What, request: Request, labelers: Literal["people", "simulated"] = "people"
+    ) -> Response:
         """`what` of the rankings of `labelers`; an error in a sentence where there are none."""
         lines = "".join(
             json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"
             for row in rows_of(what, labelers, store, live)
         )
+        audit.record(store, request.state.account.account_id, f"export {what}", of=labelers)
         name = f"{what}.jsonl" if labelers == "people" else f"{what}-{labelers}.jsonl"
         headers = {
             "content-disposition": f'attachment; filename="{name}"',

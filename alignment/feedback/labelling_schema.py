@@ -1,4 +1,4 @@
-"""The schema's steps 3 and 4: what the labelling rules keep, and who may sign in. Called by `migrations`.
+"""Steps of the schema: what the labelling rules keep, and who may sign in. Called by `migrations`.
 
 Counters of a task (`taken`, `answered`, `gold`) are kept by triggers, so that no writer can forget them and choosing
 the next task reads one index instead of counting rankings.
@@ -177,6 +177,15 @@ def accounts(db: Database) -> None:
         db.execute(statement)
     append_only(db, "decisions")
     append_only(db, "audit")
+
+
+def counted_rankings(db: Database) -> None:
+    """The rankings that count as votes: standing ones, without repeats and without those of excluded labelers."""
+    db.create_view(
+        "counted_rankings",
+        "SELECT * FROM standing_rankings WHERE kind != 'repeat' AND labeler_id NOT IN "
+        "(SELECT labeler_id FROM labelers WHERE excluded = 1)",
+    )
 
 
 def append_only(db: Database, table: str) -> None:

@@ -34,15 +34,16 @@ class Live:
     last_ranking: int  # id of the newest ranking in it
 
     @property
-    def version(self) -> tuple[int, int]:
+    def version(self) -> tuple[int, int, int]:
         """Changes whenever the consensus does."""
-        return self.last_ranking, max((order.order_id or 0 for order in self.known), default=0)
+        newest = max((order.order_id or 0 for order in self.known), default=0)
+        return self.last_ranking, newest, self.consensus.summary.rankings
 
 
 @dataclass
 class _Kept:
-    """What is kept of one kind between two looks. `orders`: id of the newest row of known orders, withdrawals
-    included. `updates`: rankings since the last full fit."""
+    """What is kept of one kind between two looks. `orders`: grows with known orders, withdrawals included, and with
+    decisions about labelers. `updates`: rankings since the last full fit."""
 
     live: Live
     orders: int
@@ -55,12 +56,12 @@ class LiveConsensus:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._kept: dict[str, _Kept] = {}
-        self._history: dict[str, tuple[tuple[int, int], list[Batch]]] = {}
+        self._history: dict[str, tuple[tuple[int, int, int], list[Batch]]] = {}
         self._lock = threading.Lock()
 
     def kinds(self) -> list[str]:
         """The kinds of labelers of whom there are rankings, people first."""
-        rows = self.store.rows("SELECT DISTINCT simulated FROM standing_rankings")
+        rows = self.store.rows("SELECT DISTINCT simulated FROM counted_rankings")
         found = {bool(row["simulated"]) for row in rows}
         return [kind for kind in KINDS if (kind == "simulated") in found]
 
@@ -88,7 +89,7 @@ class LiveConsensus:
             known = self._history.get(live.kind)
             if known is None or known[0] != live.version:
                 rows = self.store.rows(
-                    "SELECT prompt_id, max(created) AS moment FROM standing_rankings "
+                    "SELECT prompt_id, max(created) AS moment FROM counted_rankings "
                     "WHERE simulated = ? GROUP BY prompt_id",
                     [int(live.kind == "simulated")],
                 )
@@ -123,21 +124,27 @@ class LiveConsensus:
     def _rankings_after(self, ranking_id: int, kind: str) -> dict[int, bool]:
         """Ids of the standing rankings after that one, oldest first, and whether each supersedes another."""
         rows = self.store.rows(
-            "SELECT ranking_id, supersedes FROM standing_rankings WHERE ranking_id > ? AND simulated = ? "
+            "SELECT ranking_id, supersedes FROM counted_rankings WHERE ranking_id > ? AND simulated = ? "
             "ORDER BY ranking_id",
             [ranking_id, int(kind == "simulated")],
         )
         return {row["ranking_id"]: row["supersedes"] is not None for row in rows}
 
     def _newest_order(self) -> int:
-        return self.store.rows("SELECT max(order_id) AS newest FROM known_orders")[0]["newest"] or 0
+        """A number that grows with every known order and with every decision about a labeler: either may change which
+        rankings count, or what they mean."""
+        row = self.store.rows(
+            "SELECT coalesce((SELECT max(order_id) FROM known_orders), 0) "
+            "+ coalesce((SELECT max(decision_id) FROM decisions), 0) AS newest"
+        )
+        return row[0]["newest"]
 
 
 def who_said_what(store: Store, prompt_id: str, kind: str) -> list[dict[str, Any]]:
     """The standing rankings of a prompt with name and moment, for engineers: `labeler_id`, `ranks`, `none_acceptable`,
     `seconds`, `created`."""
     rows = store.rows(
-        "SELECT ranking_id, labeler_id, seconds, created FROM standing_rankings "
+        "SELECT ranking_id, labeler_id, seconds, created FROM counted_rankings "
         "WHERE prompt_id = ? AND simulated = ? ORDER BY labeler_id, ranking_id",
         [prompt_id, int(kind == "simulated")],
     )

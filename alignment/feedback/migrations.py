@@ -219,6 +219,7 @@ MIGRATIONS: list[Callable[[Database], None]] = [
     _m003_run_queue,
     labelling_schema.labelling,
     labelling_schema.accounts,
+    labelling_schema.counted_rankings,
 ]
 
 

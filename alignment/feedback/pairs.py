@@ -25,6 +25,7 @@ def preference_pairs(
     min_confidence: float = 0.5,
     max_pairs_per_prompt: int | None = None,
     max_none_acceptable: float = 1.0,
+    keep_ties: bool = False,
 ) -> list[PreferencePair]:
     """The pairs of `consensus` with their texts, chosen first; of each prompt the surest first.
 
@@ -32,6 +33,8 @@ def preference_pairs(
     less sure than `min_confidence` and those beyond `max_pairs_per_prompt` are left out; how many is logged. So are
     all pairs of a prompt of which a larger share of the rankings than `max_none_acceptable` holds that nothing is
     acceptable: a reward model learns from the lesser evil, but who trains on `chosen` itself may not want it.
+    `keep_ties`: keep level pairs that most of their labelers call equal, which tell a reward model that two scores
+    belong together; trainers that read only the order must not see them.
     Raises `InputError` where nothing is left, saying why, and where a prompt or completion has no text.
     """
     if not 0.5 <= min_confidence < 1:
@@ -55,7 +58,7 @@ def preference_pairs(
             bad += 1
         elif texts[pair.preferred_id] == texts[pair.other_id]:
             equal += 1
-        elif pair.confidence <= 0.5:
+        elif pair.confidence <= 0.5 and not (keep_ties and _called_equal(pair)):
             level += 1
         elif pair.confidence < min_confidence:
             unsure += 1
@@ -86,6 +89,10 @@ def _unacceptable(consensus: Consensus, most: float) -> set[str]:
     if most == 1:
         return set()
     return {p.prompt_id for p in consensus.prompts if p.none_acceptable > most * p.rankings}
+
+
+def _called_equal(pair: PairConsensus) -> bool:
+    return pair.votes.tie > pair.votes.chosen + pair.votes.rejected
 
 
 def _check_texts(

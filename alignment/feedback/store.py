@@ -289,21 +289,16 @@ class Store:
                     f"of prompt {ranking.prompt_id!r}. Import the completions first, or correct the ranking."
                 )
 
-    def rankings(self, kind: str = "all", *, excluded: bool = False) -> list[Ranking]:
+    def rankings(self, kind: str = "all") -> list[Ranking]:
         """The standing rankings that count, of `people`, `simulated` labelers, or `all`.
 
-        Left out: superseded ones, repeats (a labeler has one vote on a task), and those of excluded labelers unless
-        `excluded`. Answers to gold tasks count: they are evidence about their labelers.
+        Left out: superseded ones, repeats (a labeler has one vote on a task), and those of excluded labelers. Answers
+        to gold tasks count: they are evidence about their labelers.
         """
-        nature = {"all": "", "people": "AND simulated = 0", "simulated": "AND simulated = 1"}[kind]
-        without = (
-            ""
-            if excluded
-            else ("AND labeler_id NOT IN (SELECT labeler_id FROM labelers WHERE excluded = 1)")
-        )
-        rows = self.rows(
-            f"SELECT * FROM standing_rankings WHERE kind != 'repeat' {nature} {without} ORDER BY ranking_id"
-        )
+        where = {"all": "", "people": "WHERE simulated = 0", "simulated": "WHERE simulated = 1"}[
+            kind
+        ]
+        rows = self.rows(f"SELECT * FROM counted_rankings {where} ORDER BY ranking_id")
         return [_ranking(row) for row in rows]
 
     def rankings_by_id(self, ranking_ids: Sequence[int]) -> list[tuple[int, Ranking]]:

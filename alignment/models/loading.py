@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from alignment.errors import InputError, ModelError
 from alignment.models.distributed import is_sharded
+from alignment.models.quantization import is_quantised, load_options
 from alignment.records import PromptText, text_of
 
 
@@ -46,20 +47,22 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_causal_lm(name: str | Path, dtype: torch.dtype = torch.float32) -> Any:
+def load_causal_lm(name: str | Path, precision: str = "fp32") -> Any:
     """A causal language model from a folder or the hub, in evaluation mode, on the accelerator where there is one.
 
-    A folder that holds a PEFT adapter gives its base model with the adapter applied.
+    A folder that holds a PEFT adapter gives its base model with the adapter applied. Raises `ModelError` where nothing
+    can be loaded, or not in this precision.
     """
     _check_exists(name)
+    options = load_options(precision)
     adapter = Path(name) / "adapter_config.json"
     try:
         if adapter.is_file():
             from peft import AutoPeftModelForCausalLM
 
-            model = AutoPeftModelForCausalLM.from_pretrained(str(name), dtype=dtype)
+            model = AutoPeftModelForCausalLM.from_pretrained(str(name), **options)
         else:
-            model = AutoModelForCausalLM.from_pretrained(str(name), dtype=dtype)
+            model = AutoModelForCausalLM.from_pretrained(str(name), **options)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"No causal language model can be loaded from {name}: {_first_line(error)} Give the folder of a model "
@@ -69,8 +72,11 @@ def load_causal_lm(name: str | Path, dtype: torch.dtype = torch.float32) -> Any:
 
 
 def placed(model: Any) -> Any:
-    """The model on the accelerator where there is one; where it will be sharded, FSDP moves each process's part."""
-    return model if is_sharded() else model.to(device())
+    """The model on the accelerator where there is one, unless it is there already or FSDP will move its shards.
+
+    A quantised model is there since it was loaded.
+    """
+    return model if is_sharded() or is_quantised(model) else model.to(device())
 
 
 def turn_off_dropout(model: torch.nn.Module) -> None:

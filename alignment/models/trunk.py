@@ -21,13 +21,14 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForSequenceClassification
 from trl.trainer.utils import FusedCausalLMOutput
 
 from alignment.errors import ModelError
 from alignment.files import read_json
-from alignment.models.distributed import as_forward, is_main, whole_state
+from alignment.models.distributed import as_forward, is_main, is_sharded, whole_state
 from alignment.models.lora import decoder_layers, fuse_lora
 from alignment.models.lower_trunk import LowerTrunk
 from alignment.models.reward_heads import deviation, load_heads
@@ -394,7 +395,7 @@ class Trunk:
     def can_merge(self) -> bool:
         """Whether the adapter can be added to its weights: plain floating-point tensors, not sharded or quantised."""
         weights = [layer.get_base_layer().weight for layer in self._tuners()]
-        return all(
+        return not is_sharded() and all(
             w.is_floating_point() and type(w.data) is torch.Tensor and not hasattr(w, "quant_state")
             for w in weights
         )
@@ -464,7 +465,7 @@ def _carries(layer: Any, adapter: str) -> bool:
 
 
 def _bit_sum(tensor: torch.Tensor) -> int:
-    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # a shard of FSDP
+    local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
     integers = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     bits = local.contiguous().view(integers[local.element_size()])
     return int(bits.sum(dtype=torch.int64))

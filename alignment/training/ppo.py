@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl.trainer.grpo_config import GRPOConfig
@@ -25,6 +26,7 @@ from alignment.models.loading import (
     turn_off_dropout,
 )
 from alignment.models.lora import lora_config
+from alignment.models.quantization import keep_trained_in_float32, mixed_precision
 from alignment.models.trunk import Trunk
 from alignment.progress import Progress, silent
 from alignment.records import Prompt
@@ -35,6 +37,7 @@ from alignment.training.ppo_state import STATE_FILE
 from alignment.training.ppo_trainer import PPOTrainer
 from alignment.training.ppo_watch import METRICS_FILE, PPOResult, Watch, read_rows, save_policy
 from alignment.training.sharding import own_units
+from alignment.training.vllm import vllm_arguments
 
 CHECKPOINTS_FOLDER = "checkpoints"
 
@@ -50,6 +53,7 @@ def train_ppo(
     progress: Progress = silent,
     *,
     resume: bool = False,
+    base_precision: str = "fp32",
 ) -> PPOResult:
     """Train a policy adapter on `prompts`, watching it on `held_out`, and save it to `out`.
 
@@ -66,7 +70,7 @@ def train_ppo(
     _check_reporters(config)
     _check_prompt_count(prompts, config)
     set_seed(config.seed)
-    trunk = _trunk(base, tokenizer, reward_folder, config)
+    trunk = _trunk(base, tokenizer, reward_folder, config, base_precision)
     everyone = [*prompts, *held_out]
     lengths = [encode_prompt(tokenizer, prompt.prompt) for prompt in everyone]
     window = context_window(trunk.base.config)
@@ -79,11 +83,12 @@ def train_ppo(
         trunk,
         config,
         rewards,
-        args=_arguments(config, out / CHECKPOINTS_FOLDER),
+        args=_arguments(config, out / CHECKPOINTS_FOLDER, base_precision),
         train_dataset=Dataset.from_list([{"prompt": p.prompt} for p in prompts]).select(order),
         processing_class=tokenizer,
         callbacks=[watch],
     )
+    keep_trained_in_float32(trunk.model)
     own_units(trainer, "ScalarHead")
     watch.attach(trainer)
     if trainer.not_shared:
@@ -101,9 +106,10 @@ def _trunk(
     tokenizer: PreTrainedTokenizerBase,
     reward_folder: Path | None,
     config: PPOTrainingConfig,
+    base_precision: str,
 ) -> Trunk:
     """The base with the roles that the configuration asks for."""
-    model = load_causal_lm(base)
+    model = load_causal_lm(base, base_precision)
     turn_off_dropout(model)
     trunk = Trunk(
         model,
@@ -188,9 +194,10 @@ def _begin(out: Path, watch: Watch, config: PPOTrainingConfig, resume: bool) -> 
     """Clear away what an earlier, broken run left, and return the checkpoint to go on from."""
     if not resume:
         return None
-    if is_main():
-        remove_incomplete(out / CHECKPOINTS_FOLDER)
-    checkpoint = latest_checkpoint(out / CHECKPOINTS_FOLDER)
+    with PartialState().main_process_first():  # the other processes find the folder tidied
+        if is_main():
+            remove_incomplete(out / CHECKPOINTS_FOLDER)
+        checkpoint = latest_checkpoint(out / CHECKPOINTS_FOLDER)
     done, state = 0, {"history": [], "warnings": [], "best_iteration": None}
     if checkpoint is not None:
         step = int(checkpoint.name.rsplit("-", 1)[-1])
@@ -201,7 +208,7 @@ def _begin(out: Path, watch: Watch, config: PPOTrainingConfig, resume: bool) -> 
     return None if checkpoint is None else str(checkpoint)
 
 
-def _arguments(config: PPOTrainingConfig, folder: Path) -> GRPOConfig:
+def _arguments(config: PPOTrainingConfig, folder: Path, base_precision: str) -> GRPOConfig:
     micro_batches = config.batch_size // world_size() // config.per_device_train_batch_size
     updates = config.num_ppo_epochs * config.num_mini_batches
     return GRPOConfig(
@@ -222,7 +229,8 @@ def _arguments(config: PPOTrainingConfig, folder: Path) -> GRPOConfig:
         lr_scheduler_type="linear",
         warmup_steps=updates,
         max_grad_norm=config.max_grad_norm,
-        bf16=torch.cuda.is_available(),
+        **mixed_precision(base_precision),
+        **vllm_arguments(config),
         gradient_checkpointing=config.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         logging_steps=updates,

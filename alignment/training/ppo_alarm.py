@@ -20,12 +20,14 @@ class HeldOut:
     """Figures of one evaluation, each with one entry per held-out prompt.
 
     `reward`: normalised. `cost`: nats per token under the base, lower is more fluent. `toxicity`: by the judge.
+    `deviation`: of the raw score over the reward model's heads, None where it has one or is not the trunk's.
     """
 
     iteration: int
     reward: list[float]
     cost: list[float]
     toxicity: list[float] | None
+    deviation: list[float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -41,6 +43,8 @@ class HeldOut:
         }
         if self.toxicity is not None:
             found["eval_toxicity"] = float(np.mean(self.toxicity))
+        if self.deviation is not None:
+            found["eval_deviation"] = float(np.mean(self.deviation))
         return found
 
     @property

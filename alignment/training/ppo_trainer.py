@@ -23,6 +23,7 @@ from trl.trainer.utils import pad, shuffle_sequence_dict, split_tensor_dict
 from alignment.config import PPOTrainingConfig
 from alignment.errors import InputError
 from alignment.evaluation.fluency import repetition
+from alignment.models.loading import pad_id
 from alignment.models.trunk import POLICY, REFERENCE, REWARD, RoleOutput, Trunk
 from alignment.records import text_of
 from alignment.training import ppo_math
@@ -95,10 +96,10 @@ class PPOTrainer(GRPOTrainer):
         self, prompt_ids: list[list[int]], completion_ids: list[list[int]]
     ) -> torch.Tensor:
         """Lower states [B, S, H] of prompts padded on the left and completions padded on the right."""
-        device, padding = self.accelerator.device, {"padding_value": self._tokenizer.pad_token_id}
+        device, padding = self.accelerator.device, pad_id(self._tokenizer)
         sides = [(prompt_ids, "left"), (completion_ids, "right")]
         rows = [([torch.tensor(ids) for ids in lists], side) for lists, side in sides]
-        ids = [pad(tensors, padding_side=side, **padding) for tensors, side in rows]
+        ids = [pad(tensors, padding_value=padding, padding_side=side) for tensors, side in rows]
         mask = [
             pad([torch.ones_like(t) for t in tensors], padding_side=side) for tensors, side in rows
         ]
@@ -164,7 +165,7 @@ class PPOTrainer(GRPOTrainer):
             reward_score=scores.mean(),
             kl=kl.sum(1).mean(),
             kl_coef=self.kl_coef,
-            explained_variance=ppo_math.explained_variance(values, returns, mask),
+            explained_variance=self._explained_variance(values, returns, mask),
             finished=self._finished.float().mean().to(device),
             repetition=torch.tensor(repetition(self._texts), device=device),
             seconds_generation=generated - started,
@@ -233,6 +234,14 @@ class PPOTrainer(GRPOTrainer):
         mean = total / count.clamp(min=1)
         return mean, squares / count.clamp(min=1) - mean**2
 
+    def _explained_variance(
+        self, values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor
+    ) -> float | None:
+        """`ppo_math.explained_variance` over the rollout of all processes."""
+        _, unexplained = self._moments(returns - values, mask)
+        _, variance = self._moments(returns, mask)
+        return None if variance < 1e-12 else float(1 - unexplained / variance)
+
     def _adapt_kl_coef(self, kl: float) -> None:
         """This rollout's updates keep the coefficient it was scored with; the next one takes the adapted one."""
         self._loss_kl_coef = self.kl_coef
@@ -279,7 +288,9 @@ class PPOTrainer(GRPOTrainer):
         with torch.no_grad():
             again = self._forward(self.model, POLICY, part, keep)
         old, mask = rollout["old_per_token_logps"][:size], rollout["completion_mask"][:size]
-        apart = ((again.log_probs - old).abs() * mask).max()  # pyright: ignore[reportOperatorIssue]
+        here = ((again.log_probs - old).abs() * mask).max()  # pyright: ignore[reportOperatorIssue]
+        apart: Any = self.accelerator.gather(here)
+        apart = apart.max()  # all processes must decide alike
         dtype = self._computing_dtype()
         if "lower_states" in rollout and apart > SAME_STATES[dtype]:
             self.not_shared = (
@@ -425,6 +436,7 @@ class PPOTrainer(GRPOTrainer):
         folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()  # each process leaves its random state there
             if self.args.should_save:
                 mark_complete(folder)
         except Exception as error:  # a full disk comes as OSError, RuntimeError or SafetensorError
@@ -456,13 +468,29 @@ def score_sequences(
     trunk: Trunk, sequences: Sequence[torch.Tensor], batch_size: int
 ) -> torch.Tensor:
     """Raw reward-model scores [n] of whole sequences (prompt and completion ids)."""
+    return _in_batches(trunk, trunk.scores, sequences, batch_size)
+
+
+def score_deviations(
+    trunk: Trunk, sequences: Sequence[torch.Tensor], batch_size: int
+) -> torch.Tensor:
+    """Standard deviation [n] of those scores over the reward model's heads."""
+    return _in_batches(trunk, trunk.score_deviation, sequences, batch_size)
+
+
+def _in_batches(
+    trunk: Trunk,
+    measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    sequences: Sequence[torch.Tensor],
+    batch_size: int,
+) -> torch.Tensor:
     device = next(trunk.model.parameters()).device
-    scores = []
+    found = []
     for start in range(0, len(sequences), batch_size):
         part = list(sequences[start : start + batch_size])
         ids = pad(part, padding_value=0, padding_side="right").to(device)
         mask = pad([torch.ones_like(s) for s in part], padding_value=0, padding_side="right").to(
             device
         )
-        scores.append(trunk.scores(ids, mask))
-    return torch.cat(scores).cpu()
+        found.append(measure(ids, mask))
+    return torch.cat(found).cpu()

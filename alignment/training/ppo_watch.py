@@ -23,6 +23,7 @@ from alignment.evaluation.toxicity import Scorer
 from alignment.files import disk_errors, write_json, write_jsonl
 from alignment.models.distributed import is_main, main_folder
 from alignment.models.loading import encode_prompt
+from alignment.models.reward_heads import region_warning
 from alignment.models.trunk import REFERENCE, Trunk
 from alignment.progress import Progress
 from alignment.records import Prompt
@@ -32,7 +33,7 @@ from alignment.training.callbacks import append_jsonl, finite
 from alignment.training.ppo_alarm import HeldOut, over_optimised
 from alignment.training.ppo_reward import RewardMix
 from alignment.training.ppo_stops import BY_HAND, STOP_FILE, stop_reason
-from alignment.training.ppo_trainer import PPOTrainer, score_sequences
+from alignment.training.ppo_trainer import PPOTrainer, score_deviations, score_sequences
 
 METRICS_FILE, SAMPLES_FILE, WARNINGS_FILE = "metrics.jsonl", "samples.jsonl", "warnings.jsonl"
 BEST_FOLDER = "best"
@@ -202,9 +203,11 @@ class Watch(TrainerCallback):
         """Evaluate, sound the alarm, keep the best policy. Returns the figures for the record."""
         if not self.held_out:
             return {}
-        now = self.evaluate(iteration)
+        told = [self.evaluate(iteration)]
+        broadcast_object_list(told)  # all processes must decide alike
+        now = told[0]
         self.history.append(now)
-        for warning in over_optimised(self.history):
+        for warning in [*over_optimised(self.history), *self._outside(now)]:
             self.warnings.append(warning)
             _log.warning("%s", warning)
             append_jsonl(self.out / WARNINGS_FILE, {"iteration": iteration, "warning": warning})
@@ -212,6 +215,14 @@ class Watch(TrainerCallback):
             self.best_iteration = iteration
             save_policy(self.trunk, self.tokenizer, self.out / BEST_FOLDER, now.figures())
         return now.figures()
+
+    def _outside(self, now: HeldOut) -> list[str]:
+        """A sentence where the policy's completions lie outside the region that the reward model knows."""
+        quantiles = self.trunk.sd_quantiles
+        if now.deviation is None or quantiles is None:
+            return []
+        told = region_warning(np.asarray(now.deviation), quantiles)
+        return [f"iteration {now.iteration}: {told}"] if told else []
 
     @torch.no_grad()
     def evaluate(self, iteration: int) -> HeldOut:
@@ -230,11 +241,21 @@ class Watch(TrainerCallback):
         completions = [group[0] for group in drawn]
         prompts = [encode_prompt(self.tokenizer, prompt.prompt) for prompt in self.held_out]
         reward = self._rewards(prompts, completions)
+        deviation = self._deviation(prompts, completions)
         cost = self._cost(prompts, completions)
         model.train(was_training)
         texts = [completion.text for completion in completions]
         toxicity = None if self.judge is None else self.judge(texts).tolist()
-        return HeldOut(iteration, reward, cost, toxicity)
+        return HeldOut(iteration, reward, cost, toxicity, deviation)
+
+    def _deviation(
+        self, prompts: list[list[int]], completions: list[Generated]
+    ) -> list[float] | None:
+        if self.rewards.own is None or self.trunk.sd_quantiles is None:
+            return None
+        size = self.config.per_device_train_batch_size
+        rows = [torch.tensor([*p, *c.ids]) for p, c in zip(prompts, completions, strict=True)]
+        return score_deviations(self.trunk, rows, size).tolist()
 
     def _rewards(self, prompts: list[list[int]], completions: list[Generated]) -> list[float]:
         config, size = self.config, self.config.per_device_train_batch_size

@@ -22,6 +22,7 @@ from alignment.errors import InputError, TrainingError
 from alignment.evaluation.reward_page import write_reward_page
 from alignment.files import disk_errors, whole_folder, write_json, write_jsonl, write_text
 from alignment.models.loading import context_window
+from alignment.models.quantization import QUANTISED, keep_trained_in_float32
 from alignment.models.reward_heads import save_heads
 from alignment.models.trunk import REWARD_FILE, fingerprint
 from alignment.progress import Progress, silent
@@ -112,12 +113,14 @@ def train_reward(
     evidence: LabelerEvidence | None = None,
     tasks: Tasks | None = None,
     resume: bool = False,
+    base_precision: str = "fp32",
 ) -> RewardResult:
     """Train on `train_pairs`, measure on `held_out_pairs`, and save everything to `out`.
 
     `evidence`: what the labelers did on the held-out prompts, for the ceiling and the biases. `tasks`: prompt id ->
     prompt and completions, whose uncertainty is written to `uncertainty.jsonl`. `resume`: go on from the newest
     complete checkpoint in `out`, from the start where there is none; the result is that of an uninterrupted run.
+    `base_precision`: in which the frozen base is held; what trains is in float32.
     A file `out/stop` ends the run after the update under way, with a checkpoint; what is best so far is saved.
     Raises `InputError` where a prompt is on both sides, and `TrainingError` where no pair can be used, the data or
     options are not those of the checkpoint, memory runs out, or the loss is no longer a number.
@@ -131,13 +134,19 @@ def train_reward(
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     set_seed(config.seed)
-    model = load_classifier(base, tokenizer, config.ensemble_heads)
+    if config.full_finetuning and base_precision in QUANTISED:
+        raise TrainingError(
+            f"Weights in {base_precision} cannot be trained, only carry an adapter. Set base_precision to fp32, or "
+            "take reward.full_finetuning out."
+        )
+    model = load_classifier(base, tokenizer, config.ensemble_heads, base_precision)
     base_print = fingerprint(model)
     data = _prepared(tokenizer, train_pairs, held_out_pairs, config, context_window(model.config))
     rows = training_rows(data.train, config)
     trainer = build_trainer(
         model, tokenizer, rows, data.validation, config, out, out / METRICS_FILE, progress
     )
+    keep_trained_in_float32(trainer.model)
     checkpoint = begin(out, rows, config, resume)
     with memory_errors(config):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -31,6 +31,7 @@ from alignment.files import read_json, write_json, write_text
 from alignment.models.distributed import is_main, world_size
 from alignment.models.loading import device, pad_id, turn_off_dropout
 from alignment.models.lora import lora_config
+from alignment.models.quantization import load_options
 from alignment.models.reward_heads import EnsembleHead
 from alignment.progress import Progress
 from alignment.training.callbacks import ReportProgress, WriteMetrics, without_printing
@@ -74,14 +75,16 @@ class StopWhenAsked(TrainerCallback):
             control.should_evaluate = control.should_save = control.should_training_stop = True
 
 
-def load_classifier(base: str | Path, tokenizer: PreTrainedTokenizerBase, heads: int) -> Any:
-    """The base as a sequence classification model with an ensemble of `heads` as its `score` layer.
+def load_classifier(
+    base: str | Path, tokenizer: PreTrainedTokenizerBase, heads: int, precision: str = "fp32"
+) -> Any:
+    """The base in `precision` as a sequence classification model with an ensemble of `heads` as its `score` layer.
 
     Raises `ModelError` where transformers has no such form of this base.
     """
     try:
         model = AutoModelForSequenceClassification.from_pretrained(
-            str(base), num_labels=1, dtype=torch.float32
+            str(base), num_labels=1, **load_options(precision)
         )
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0]

@@ -138,9 +138,10 @@ def by_prompt_length(pairs: ScoredPairs) -> list[dict[str, Any]]:
     kept = pairs.ordered
     tokens = pairs.prompt_tokens[kept]
     edges = np.unique(np.quantile(tokens, [0, 1 / 3, 2 / 3])).astype(float)
+    ends = [*(np.ceil(edges[1:]) - 1), tokens.max()]
     names = [
-        f"{int(np.ceil(low))}-{int(tokens.max() if high is None else np.ceil(high) - 1)} tokens"
-        for low, high in zip(edges, [*edges[1:], None], strict=True)
+        f"{low:.0f} tokens" if low == high else f"{low:.0f}-{high:.0f} tokens"
+        for low, high in zip(np.ceil(edges), ends, strict=True)
     ]
     return accuracy_by(tokens, pairs.right[kept], names, edges.tolist())
 

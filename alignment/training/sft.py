@@ -27,11 +27,12 @@ def train_sft(
     batch_size: int,
     epochs: float = 1.0,
     completion_only: bool = False,
+    activation_checkpointing: bool = False,
     seed: int = 0,
     label: str = "supervised training",
     progress: Progress = silent,
 ) -> None:
-    """Train all weights of `model` in place on `examples` of (prompt, completion).
+    """Train the weights of `model` that require a gradient, in place, on `examples` of (prompt, completion).
 
     The loss is the mean negative log-likelihood per token, of the completions alone where `completion_only`.
     Batches hold examples of like length.
@@ -56,7 +57,7 @@ def train_sft(
             train_sampling_strategy="group_by_length",
             completion_only_loss=completion_only,
             max_length=None,
-            gradient_checkpointing=False,
+            gradient_checkpointing=activation_checkpointing,
             bf16=torch.cuda.is_available(),
             logging_steps=20,
             save_strategy="no",

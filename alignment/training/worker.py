@@ -42,6 +42,7 @@ def run(spec: dict[str, Any], out: Path, progress: Any) -> dict[str, Any]:
     from alignment.records import LabelerEvidence, PreferencePair, Prompt
 
     base, tokenizer = spec["base"], load_tokenizer(spec["base"])
+    precision = spec.get("base_precision", "fp32")
     if spec["stage"] == "ppo":
         from alignment.training.ppo import train_ppo
 
@@ -59,6 +60,7 @@ def run(spec: dict[str, Any], out: Path, progress: Any) -> dict[str, Any]:
             out,
             progress,
             resume=spec["resume"],
+            base_precision=precision,
         )
     else:
         from alignment.training.reward import train_reward
@@ -79,6 +81,7 @@ def run(spec: dict[str, Any], out: Path, progress: Any) -> dict[str, Any]:
             evidence=LabelerEvidence.from_json(told) if told else None,
             tasks=spec["tasks"],
             resume=spec["resume"],
+            base_precision=precision,
         )
     return result.to_json()
 

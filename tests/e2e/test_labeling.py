@@ -32,13 +32,14 @@ def test_practice_comes_first_with_feedback(server, open_page):
     server.task("after-practice")
     page = open_page("novice", server.account("novice", qualified=False))
     mode = page.locator('[data-part="mode"]')
-    expect(mode).to_contain_text("Practice 1 of 2")
     expect(page.get_by_role("button", name="Cannot judge")).to_be_disabled()
     feedback = page.locator('[data-part="feedback"]')
-    for done in (1, 2):
+    # Two rounds of two: the first with an answer the wrong way round, which is not enough.
+    for turn in range(4):
+        expect(mode).to_contain_text(f"Practice {turn % 2 + 1} of 2")
         ids = shown_ids(page)
         ranks = right_ranks(server, ids)
-        if done == 1:  # the wrong way round
+        if turn == 0:
             ranks = {i: len(ids) + 1 - rank for i, rank in ranks.items()}
         for completion, rank in ranks.items():
             page.locator(f'.b-card[data-id="{completion}"]').focus()
@@ -46,13 +47,16 @@ def test_practice_comes_first_with_feedback(server, open_page):
         press(page, "Enter")
         expect(feedback).to_be_visible()
         expect(feedback.locator("h2")).to_have_text(
-            "Not quite what was expected" if done == 1 else "That is what was expected"
+            "Not quite what was expected" if turn == 0 else "That is what was expected"
         )
         expect(feedback.locator("tbody tr")).to_have_count(len(ids))
+        if turn % 2:
+            round_is = "1 right, 2 needed" if turn == 1 else "you have passed"
+            expect(feedback).to_contain_text(round_is)
         press(page, "Enter")
-        expect(feedback).to_be_hidden()
-        if done == 1:
-            expect(mode).to_contain_text("Practice 2 of 2")
+        expect(page.locator(f'.b-card[data-id="{ids[0]}"]')).to_have_count(0)
+    expect(mode).to_be_hidden()
+    assert {i.rsplit("-", 1)[0] for i in shown_ids(page)} == {"after-practice"}
     assert server.rankings("novice") == [], "practice is no ranking"
 
 

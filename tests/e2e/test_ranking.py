@@ -155,14 +155,22 @@ def test_none_acceptable_needs_no_order(server, board):
 def test_flags_rationale_and_confidence_go_with_the_answer(server, board):
     page = board()
     a, b, *_ = shown_ids(page)
-    press(page, "ArrowRight", "f", "2", "5", "Enter")  # B: hateful, personal data
+    press(page, "1", "4", "2", "3", "ArrowLeft", "ArrowLeft", "f", "2", "5")
+    press(
+        page, "Enter"
+    )  # B: hateful, personal data; this Enter ends the dialog, and submits nothing
     expect(page.locator(f'.b-card[data-id="{b}"] .b-flagged')).to_have_text(
         "Hateful, Personal data"
     )
+    sure = page.get_by_role("radio", name="2")
+    sure.check()
+    sure.click()  # the same again takes it back
+    expect(sure).not_to_be_checked()
     page.get_by_role("radio", name="4").check()
     press(page, "w")
     page.keyboard.type("1 insults; g and u are no keys here")
-    press(page, "Escape", "ArrowLeft", "1", "4", "2", "3")
+    press(page, "Escape")
+    assert server.rankings(page.labeler) == []
     submitted(page)
     (row,) = server.rows(page.labeler)
     assert row["flags"] == f'{{"{b}": ["hateful", "personal-data"]}}'

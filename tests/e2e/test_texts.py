@@ -85,6 +85,10 @@ def test_markdown_is_built_without_markup(board):
     )
     assert page.locator(".b-card .b-text").locator("a, img, script, b").count() == 0
     assert page.evaluate("window.hacked") is None  # and no request left: the fixture looks
+    press(page, "1", "m")
+    assert text(page, 0).text_content() == answer
+    assert page.locator(".b-prompt .b-text").text_content() == prompt
+    expect(page.locator(".b-card.ranked")).to_have_count(1)
 
 
 def test_right_to_left_and_chinese_stay_right(board):

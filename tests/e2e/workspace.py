@@ -69,7 +69,9 @@ def add_runs(store: Store, folder: Path) -> None:
     (evaluation / "report.html").write_text(REPORT)
     (evaluation / "comparison.json").write_text(json.dumps({"verdict": "better"}))
     runs.save_run(store, Run("consensus-1", "consensus", {"seed": 0}, "finished"))
-    runs.save_run(store, Run("ppo-1", "ppo", {"kl_coef": 0.15}, "running", metrics={"kl": 0.8}))
+    where = str(metrics.parent)
+    ppo = Run("ppo-1", "ppo", {"kl_coef": 0.15}, "running", metrics={"kl": 0.8}, folder=where)
+    runs.save_run(store, ppo)
     failed = f"It failed: {HOSTILE[0]} {HOSTILE[1]}"
     runs.save_run(store, Run("reward-1", "reward", {"seed": 0}, "failed", message=failed))
     runs.save_run(store, Run("evaluate-1", "evaluate", {"seed": 0}, "finished"))

@@ -38,6 +38,7 @@ window.concord.boardAnswers = (board) => {
           if (!(await board.settleDraft())) return;
           await action[1]();
           part("answers").close();
+          board.refocus();
         } catch (error) {
           problem(error);
         }

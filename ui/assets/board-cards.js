@@ -13,16 +13,30 @@ window.concord.boardCards = (board) => {
   const SIDE_BY_SIDE = 320; // characters, from which on cards stand side by side
   const cards = new Map(); // completion id -> its elements
   const unveiled = new Set();
+  let asWritten = false; // whether the texts of this task are shown without their format
 
-  function show(task) {
+  function show(task, written = false) {
+    asWritten = written;
+    const format = asWritten ? "plain" : task.format;
+    const button = board.find('[data-do="written"]');
+    button.hidden = task.format === "plain";
+    button.setAttribute("aria-pressed", String(asWritten));
     const prompt = board.find(".b-prompt");
-    prompt.replaceChildren(...task.prompt.map((turn) => turnOf(turn, task.format)));
+    prompt.replaceChildren(...task.prompt.map((turn) => turnOf(turn, format)));
     prompt.classList.toggle("chat", task.prompt.length > 1);
     const long = task.completions.some((each) => each.text.length > SIDE_BY_SIDE || each.text.split("\n").length > 6);
     board.root.classList.toggle("long", long);
     cards.clear();
-    for (const completion of task.completions) cards.set(completion.id, cardOf(completion, task.format));
+    for (const completion of task.completions) cards.set(completion.id, cardOf(completion, format));
     board.find(".b-cards").replaceChildren(...[...cards.values()].map((each) => each.card));
+  }
+
+  // Formatted or character by character: Markdown hides what an author typed, and a guess at the format can be wrong.
+  function toggleWritten() {
+    if (board.task.format === "plain") return;
+    show(board.task, !asWritten);
+    board.focus(board.current);
+    board.say(asWritten ? "Texts as they were written." : "Texts with their format.");
   }
 
   function turnOf({ role, content }, format) {
@@ -134,5 +148,5 @@ window.concord.boardCards = (board) => {
     return ids[ids.indexOf(id) + step] ?? id;
   }
 
-  return { show, update, fold, foldCurrent, unveil, excerpt, element, beside };
+  return { show, update, toggleWritten, fold, foldCurrent, unveil, excerpt, element, beside };
 };

@@ -31,7 +31,8 @@ window.concord.boardDialogs = (board) => {
     });
   }
 
-  // Harm flags. They count as soon as they are set: closing the dialog in whatever way keeps them.
+  // Harm flags. They count as soon as they are set, whatever way the dialog is closed. (Its "close" event would be too
+  // late: it comes after the keys that a quick labeler presses next.)
   let flagging = null;
 
   function flags(id) {
@@ -42,16 +43,12 @@ window.concord.boardDialogs = (board) => {
     part("flags").showModal();
   }
 
-  part("flags").addEventListener("close", () => {
+  part("harms").addEventListener("change", () => {
     if (!board.ranking?.ids.includes(flagging)) return;
     const harms = [...part("harms").querySelectorAll("input:checked")].map((input) => input.value);
-    const before = board.ranking.flags.get(flagging) ?? [];
-    if (harms.join() !== before.join()) {
-      board.ranking.flag(flagging, harms);
-      board.changed();
-      board.say(`${board.letter(flagging)} ${harms.length ? `flagged: ${harms.map((harm) => HARMS[harm]).join(", ")}` : "no longer flagged"}.`);
-    }
-    board.focus(flagging);
+    board.ranking.flag(flagging, harms);
+    board.changed();
+    board.say(`${board.letter(flagging)} ${harms.length ? `flagged: ${harms.map((harm) => HARMS[harm]).join(", ")}` : "no longer flagged"}.`);
   });
 
   // Cannot judge
@@ -97,7 +94,7 @@ window.concord.boardDialogs = (board) => {
   }
 
   // What practice says about an answer; resolves when the labeler has read it.
-  function feedback({ correct, agreement, expected, explanation, done, total, passed }, ranks) {
+  function feedback({ correct, agreement, expected, explanation, done, total, right, needed, passed }, ranks) {
     part("feedback-title").textContent = correct ? "That is what was expected" : "Not quite what was expected";
     part("feedback").classList.toggle("good", correct);
     part("feedback-text").textContent = explanation || "";
@@ -106,7 +103,7 @@ window.concord.boardDialogs = (board) => {
         make("th", { scope: "row" }, make("b", { text: board.letter(id) }), make("span", { text: board.cards.excerpt(id), dir: "auto" })),
         make("td", { text: board.ordinal(ranks[id]) }), make("td", { text: board.ordinal(expected[id]) }))));
     const how = `${Math.round(100 * agreement)}% of the pairs agree.`;
-    const standing = done < total ? `Practice ${done} of ${total}.` : passed ? "Practice is over, and you have passed. What follows counts." : "Practice is over.";
+    const standing = done < total ? `Practice ${done} of ${total}.` : passed ? "Practice is over, and you have passed. What follows counts." : `This round is over: ${right} right, ${needed} needed.`;
     part("feedback-standing").textContent = `${how} ${standing}`;
     board.say(part("feedback-title").textContent);
     return new Promise((resolve) => {

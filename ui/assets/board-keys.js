@@ -27,6 +27,7 @@ window.concord.boardKeys = (board) => {
     { shown: ["f"], words: "flag the completion in focus as harmful", keys: ["f"], run: () => board.flags(board.current) },
     { shown: ["b"], words: "show a blurred text, or blur it again", keys: ["b"], run: () => board.cards.unveil(board.current) },
     { shown: ["o"], words: "unfold or fold a long text", keys: ["o"], run: () => board.cards.foldCurrent() },
+    { shown: ["m"], words: "show texts as written, without their format", keys: ["m"], run: () => board.cards.toggleWritten() },
     { shown: ["w"], words: "write why; Esc leads back", keys: ["w"], run: () => board.write() },
     { shown: ["g"], words: "the guidelines", keys: ["g"], run: () => board.guide.toggle(), any: true },
     { shown: ["a"], words: "my answers, and what I skipped", keys: ["a"], run: () => board.answers.open(), any: true },
@@ -60,6 +61,7 @@ window.concord.boardKeys = (board) => {
   }
 
   document.addEventListener("keydown", (event) => {
+    if (event.defaultPrevented) return; // the Enter that closed a dialog, say, does not submit as well
     if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || root.querySelector("dialog[open]")) return;
     const { target } = event;
     if (target.closest?.("textarea, select, [contenteditable], input:not([type=radio])")) {

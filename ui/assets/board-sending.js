@@ -51,7 +51,7 @@ window.concord.boardSending = (board) => {
   board.sendSkip = (reason) => leaving(async () => {
     const { progress } = await sent("/api/skips", { token: board.task.token, reason });
     board.pace.show(progress);
-    board.say("Skipped. You find it under My answers.", { show: true });
+    board.say("Skipped. It waits under My answers.", { show: true });
     await board.load({ quiet: true });
   });
 

@@ -103,6 +103,7 @@ window.concord.board = async (element) => {
     if (!ranking) return;
     board.cards.update();
     board.places.update();
+    part("rationale").readOnly = board.busy;
     const undo = find('[data-do="undo"]');
     const takesBack = ranking.past.length === 0 && !board.task.editing; // nothing to undo here: the last answer, then
     undo.disabled = board.busy || (ranking.past.length === 0 && (board.task.editing || !board.pace.done));

@@ -1,0 +1,162 @@
+"""`concord labelers quality|pause|resume|exclude|include|message|requalify|invite` and `concord tokens`: what a project
+manager does about the people who rank, and keys for programs.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+from typing import Annotated, Any
+
+import typer
+
+from alignment.cli_shared import JsonOption, WorkspaceOption, job, rows, show
+
+tokens_app = typer.Typer(help="API tokens: keys for programs.", no_args_is_help=True)
+_FIGURES = (
+    "gold_pass",
+    "self_consistency",
+    "consensus_agreement",
+    "seconds",
+    "too_fast",
+    "position_bias",
+    "length_bias",
+)
+
+LabelerArgument = Annotated[str, typer.Argument(help="The labeler's name.")]
+ReasonOption = Annotated[
+    str, typer.Option("--reason", help="Why; the labeler is shown it, and it is recorded.")
+]
+ByOption = Annotated[
+    str | None, typer.Option("--by", help="Who decides; by default your name on this machine.")
+]
+
+
+def add_commands(labelers_app: typer.Typer) -> None:
+    """Put the commands about people under `concord labelers`."""
+    labelers_app.command("quality")(quality)
+    labelers_app.command("invite")(invite)
+    for action, help_ in _DECISIONS.items():
+        labelers_app.command(action, help=help_)(_decision(action))
+
+
+_DECISIONS = {
+    "pause": "Let a labeler submit nothing more for now; drafts are kept.",
+    "resume": "End a pause.",
+    "exclude": "Leave a labeler's rankings out of the consensus and give their tasks to others; reversible.",
+    "include": "Take an exclusion back.",
+    "message": "Tell a labeler something; it is shown on their board until read.",
+    "requalify": "Send a labeler through practice again.",
+}
+
+
+def _decision(action: str) -> Any:
+    def command(
+        labeler: LabelerArgument,
+        reason: ReasonOption,
+        by: ByOption = None,
+        workspace: WorkspaceOption = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        from alignment.feedback import standing
+
+        with job(None, workspace, None, None) as opened:
+            store = opened._store("workspace")
+            decision = standing.decide(store, labeler, action, reason, by or getpass.getuser())
+        figures = {"decision": decision, "labeler": labeler, "action": action, "reason": reason}
+        show(figures, as_json, "Decision recorded")
+
+    return command
+
+
+def quality(workspace: WorkspaceOption = None, as_json: JsonOption = False) -> None:
+    """How well each labeler ranks, every figure with its 95% interval."""
+    from alignment import labelling
+
+    with job(None, workspace, None, None) as opened:
+        found = labelling.quality(opened._store("workspace"), opened.config.labelling)
+    if as_json:
+        typer.echo(json.dumps({"labelers": [q.to_json() for q in found]}, allow_nan=False))
+        return
+    table = [
+        {
+            "labeler_id": q.labeler_id,
+            "state": q.state,
+            "answers": q.answers,
+            **{name: _figure(getattr(q, name)) for name in _FIGURES},
+            "flags": " ".join(q.flags),
+        }
+        for q in found
+    ]
+    rows(table, ("labeler_id", "state", "answers", *_FIGURES, "flags"), False, "labelers")
+
+
+def _figure(figure: Any) -> str:
+    if figure is None:
+        return "-"
+    return f"{figure.value:.2f} ({figure.low:.2f} to {figure.high:.2f})"
+
+
+def invite(
+    role: Annotated[str, typer.Option(help="labeler, engineer, reviewer or admin.")] = "labeler",
+    url: Annotated[
+        str, typer.Option(help="Where the labelers reach the served pages.")
+    ] = "http://127.0.0.1:7860",
+    by: ByOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a link with which one person makes an account, once; prints it once."""
+    from alignment.feedback import credentials
+
+    with job(None, workspace, None, None) as opened:
+        days = opened.config.labelling.invitation_days
+        store = opened._store("workspace")
+        secret = credentials.invite(store, role, by or getpass.getuser(), days)
+    figures = {"role": role, "link": f"{url.rstrip('/')}/invite/{secret}", "days": days}
+    show(figures, as_json, "Invitation made; the link is not kept")
+
+
+@tokens_app.command("create")
+def tokens_create(
+    account: Annotated[str, typer.Argument(help="The account in whose name the token acts.")],
+    name: Annotated[str, typer.Option(help="What it is for.")],
+    days: Annotated[float, typer.Option(help="How long it lasts.")] = 90,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make an API token; prints it once."""
+    from alignment.feedback import credentials
+
+    with job(None, workspace, None, None) as opened:
+        token_id, token = credentials.create_token(opened._store("workspace"), account, name, days)
+    show({"token_id": token_id, "token": token}, as_json, "Token made; it is not kept")
+
+
+@tokens_app.command("list")
+def tokens_list(
+    account: Annotated[str, typer.Argument(help="The account.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The tokens of an account that can be used."""
+    from alignment.feedback import credentials
+
+    with job(None, workspace, None, None) as opened:
+        found = credentials.tokens(opened._store("workspace"), account)
+    rows(found, ("token_id", "name", "created", "expires", "last_used"), as_json, "tokens")
+
+
+@tokens_app.command("revoke")
+def tokens_revoke(
+    account: Annotated[str, typer.Argument(help="The account.")],
+    token_id: Annotated[int, typer.Argument(help="The token's number, as `tokens list` shows it.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End a token."""
+    from alignment.feedback import credentials
+
+    with job(None, workspace, None, None) as opened:
+        credentials.revoke_token(opened._store("workspace"), account, token_id)
+    show({"revoked": token_id}, as_json, "Token revoked")

@@ -1,0 +1,242 @@
+"""How much memory a training step takes: arithmetic on the sizes of a model. Nothing is loaded and nothing measured.
+
+Memory is highest at one of a few moments. At each of them the same parts are held (weights, adapters, the two moments
+of Adam), plus what that moment adds:
+
+    language-model head   activations of all layers, one tile of logits and the gradient of the hidden states
+    first backward layer  activations of all layers, gradients inside one layer (and its recomputed activations); in PPO
+                          those of policy and value, whose pass is the last forward and so the first backward
+    update of the weights the gradients of everything that trains
+    generation (PPO)      keys and values of the rollout, logits of one token per sequence
+
+Figures are bytes per device. The tile of logits is that of TRL's fused head, which never holds batch x length x
+vocabulary: 4096 tokens x 32768 words at most (trl/kernels/chunked_logprob.py). FSDP shards weights, gradients and
+Adam's moments over the devices and gathers one layer while it computes and the next one ahead; DDP keeps everything on
+each device and a second copy of the gradients in its buckets (Zhao et al. 2023, arXiv:2304.11277; Li et al. 2020,
+arXiv:2006.15704).
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from alignment.config import Precision
+from alignment.errors import InputError
+from alignment.models.activations import Activations
+from alignment.models.shapes import ModelShape
+
+TILE_TOKENS, TILE_WORDS = 4096, 32768  # TRL's TOKEN_CHUNK_SIZE and _CHUNKED_LOGPROB_CHUNK_SIZE
+# Without Triton (on the processor) TRL's head works on whole tiles: seven and a mask at once in its backward pass.
+CPU_TILES = 7.25
+SAMPLING_COPIES = (
+    4  # of a token's logits: raw, in float32, divided by the temperature, as probabilities
+)
+BLOCK = 64  # weights that share a scale in 4 bit (NF4); the scales themselves are quantised in groups of 256
+ADAPTER_BYTES = 4  # adapters are trained in float32
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One stage of training on `devices` equal devices; batch and rollout are per device."""
+
+    stage: Literal["sft", "reward", "ppo"]
+    precision: Precision = "fp32"
+    lora_rank: int | None = 16  # None trains all weights
+    batch_size: int = 8  # sequences per forward and backward pass
+    prompt_length: int = 256
+    completion_length: int = 64
+    rollout: int = 64  # episodes (PPO)
+    accumulation: int = 1  # passes before each update
+    devices: int = 1
+    sharding: Literal["ddp", "fsdp"] = "ddp"
+    activation_checkpointing: bool = False
+    critic: Literal["adapter", "head"] = "adapter"
+    accelerator: bool = True  # mixed precision and Triton's kernels, or a processor
+
+    def __post_init__(self) -> None:
+        if self.lora_rank is None and self.stage == "ppo":
+            raise InputError(
+                "Concord's PPO trains LoRA adapters only: give a rank, or plan a full training for sft and reward."
+            )
+        if self.lora_rank is None and self.precision in ("int8", "int4"):
+            raise InputError(
+                f"Weights in {self.precision} cannot be trained, only carry an adapter: give a LoRA rank, or choose "
+                "bf16."
+            )
+        if self.devices > 1 and self.sharding == "fsdp" and self.precision in ("int8", "int4"):
+            raise InputError(
+                f"FSDP does not split a base in {self.precision}: choose bf16, or DDP, a copy on each device."
+            )
+
+    @property
+    def length(self) -> int:
+        return self.prompt_length + self.completion_length
+
+    @property
+    def compute_bytes(self) -> int:
+        """Bytes of a number in the matrix products: autocast halves them on an accelerator."""
+        return 2 if self.accelerator or self.precision in ("fp16", "bf16") else 4
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A moment of training and what is held then, in bytes per device."""
+
+    name: str
+    parts: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The moments of one stage; the highest decides."""
+
+    setting: Setting
+    moments: tuple[Moment, ...]
+
+    @property
+    def peak(self) -> Moment:
+        return max(self.moments, key=lambda moment: moment.total)
+
+    def to_json(self) -> dict[str, Any]:
+        moments = {m.name: {**m.parts, "total": m.total} for m in self.moments}
+        return {
+            "setting": asdict(self.setting),
+            "peak_bytes": self.peak.total,
+            "peak_at": self.peak.name,
+            "moments": moments,
+        }
+
+
+def weight_bytes(shape: ModelShape, setting: Setting) -> float:
+    """Bytes of the base's weights. Quantisation touches the linear layers inside the decoder only (LLM.int8(), Dettmers
+    et al. 2022, arXiv:2208.07339; NF4 with double quantisation, Dettmers et al. 2023, arXiv:2305.14314)."""
+    count = shape.parameters
+    if setting.stage == "reward":  # a score replaces the language-model head
+        count += shape.hidden_size - shape.head_parameters
+    if setting.precision == "fp32":
+        return 4 * count
+    if setting.precision in ("fp16", "bf16"):
+        return 2 * count
+    others = (count - shape.linear_parameters) * setting.compute_bytes
+    if setting.precision == "int8":
+        return others + shape.linear_parameters + 4 * shape.linear_rows
+    scales = shape.linear_parameters / BLOCK * (1 + 4 / 256)
+    return others + shape.linear_parameters / 2 + scales
+
+
+def adapter_count(setting: Setting) -> tuple[int, int]:
+    """Adapters held, and adapters that train: policy, reward and value in PPO; a value head needs no adapter."""
+    if setting.lora_rank is None:
+        return 0, 0
+    if setting.stage != "ppo":
+        return 1, 1
+    return (3, 2) if setting.critic == "adapter" else (2, 1)
+
+
+def held_always(shape: ModelShape, kept: Activations, setting: Setting) -> dict[str, float]:
+    """What is held from the first update to the end."""
+    weights = weight_bytes(shape, setting)
+    if setting.lora_rank is None:
+        trained = weights
+        parts = {"weights": weights}
+    else:
+        held, trains = adapter_count(setting)
+        one = ADAPTER_BYTES * kept.adapter(shape.num_hidden_layers)
+        trained = trains * one
+        parts = {"weights": weights, "adapters": held * one}
+    parts["Adam's moments"] = 2 * trained
+    parts["gradients"] = trained
+    if setting.devices > 1 and setting.sharding == "fsdp":
+        parts = {name: size / setting.devices for name, size in parts.items()}
+        per_weight = weights / shape.parameters
+        outside = shape.parameters - shape.num_hidden_layers * shape.layer_parameters
+        parts["gathered weights"] = per_weight * (2 * shape.layer_parameters + outside)
+    elif setting.devices > 1:
+        parts["gradient buckets"] = trained
+    return parts
+
+
+def activation_bytes(shape: ModelShape, kept: Activations, setting: Setting) -> tuple[float, float]:
+    """Kept by one forward pass of the trunk, and added while one layer is computed anew (with checkpointing)."""
+    sequences, length = setting.batch_size, setting.length
+    if not setting.activation_checkpointing:
+        return kept.saved(sequences, length, shape.num_hidden_layers), 0.0
+    stream = 4 if setting.precision == "fp32" else setting.compute_bytes
+    inputs = shape.num_hidden_layers * sequences * length * shape.hidden_size * stream
+    outside = kept.saved(sequences, length, 0)
+    return inputs + outside, kept.saved(sequences, length, 1) - outside
+
+
+def head_bytes(shape: ModelShape, setting: Setting) -> float:
+    """One tile of logits, the hidden states that are scored with their gradient, and that of the head's weights.
+
+    On an accelerator only the tokens that are scored enter the head: PPO's completions, all of SFT.
+    """
+    scored = setting.completion_length if setting.stage == "ppo" else setting.length - 1
+    rows = setting.batch_size * (scored if setting.accelerator else setting.length - 1)
+    size = setting.compute_bytes
+    tile = min(rows, TILE_TOKENS) * TILE_WORDS * size
+    if not setting.accelerator:
+        tile += CPU_TILES * min(rows, TILE_TOKENS) * min(shape.vocab_size, TILE_WORDS) * 4
+    hidden = rows * shape.hidden_size * (size + 4)
+    weights = 4 * shape.vocab_size * shape.hidden_size if setting.lora_rank is None else 0
+    return tile + hidden + weights
+
+
+def layer_gradient_bytes(shape: ModelShape, setting: Setting) -> float:
+    """Gradients inside one layer while it goes back: two as wide as its widest product, two of the residual stream."""
+    tokens = setting.batch_size * setting.length
+    return 2 * tokens * (shape.widest + shape.hidden_size) * setting.compute_bytes
+
+
+def generation_bytes(shape: ModelShape, setting: Setting) -> dict[str, float]:
+    """Keys and values of a whole rollout (one layer's twice, while it grows), and one token's logits per sequence."""
+    cached = setting.rollout * setting.length * shape.key_value_size * setting.compute_bytes
+    return {
+        "keys and values": cached * (shape.num_hidden_layers + 1),
+        "logits": SAMPLING_COPIES * 4 * setting.rollout * shape.vocab_size,
+    }
+
+
+def plan_memory(shape: ModelShape, kept: Activations, setting: Setting) -> Memory:
+    """The moments of one stage. `kept` is counted for the same precision and rank (`count_activations`)."""
+    always = held_always(shape, kept, setting)
+    gradients = always.pop("gradients")
+    # Gradients are dropped after each update; they are there during a pass only where several passes are summed.
+    between = {**always, **({"gradients": gradients} if setting.accumulation > 1 else {})}
+    activations, recomputed = activation_bytes(shape, kept, setting)
+    going_back = layer_gradient_bytes(shape, setting)
+    full = setting.lora_rank is None
+    update = {"gradients": gradients}
+    if (
+        full and shape.head_parameters == 0
+    ):  # a tied embedding has two gradients before they are summed
+        update["tied embedding"] = 4 * shape.vocab_size * shape.hidden_size
+    moments = []
+    if setting.stage != "reward":
+        head = {"activations": activations, "logits and hidden states": head_bytes(shape, setting)}
+        moments.append(_moment("language-model head", between, head))
+    passes = 2 if setting.stage == "ppo" and setting.critic == "adapter" else 1
+    layer = {
+        "activations": passes * activations + recomputed,
+        "gradients inside a layer": going_back,
+    }
+    if full and setting.stage == "sft":  # that of the head is there already
+        layer["gradients"] = 4 * shape.vocab_size * shape.hidden_size
+    moments.append(_moment("first backward layer", between, layer))
+    moments.append(_moment("update of the weights", always, update))
+    if setting.stage == "ppo":
+        moments.append(_moment("generation", always, generation_bytes(shape, setting)))
+    return Memory(setting, tuple(moments))
+
+
+def _moment(name: str, held: dict[str, float], added: dict[str, float]) -> Moment:
+    parts = dict(held)
+    for part, size in added.items():
+        parts[part] = parts.get(part, 0) + size
+    return Moment(name, {part: round(size) for part, size in parts.items() if size})
