@@ -65,7 +65,8 @@ def submit(
     if launch and stage not in TRAINING:
         raise InputError(f"Only training runs on several processes, not {stage}: leave that out.")
     settled = dict(files or {})
-    if stage in _READS and _READS[stage][0] not in settled:
+    reads = stage in _READS and (stage != "ppo" or config.ppo.uses_reward_model)
+    if reads and _READS[stage][0] not in settled:
         settled |= _newest_input(workspace, stage, after)
     run_id = new_run_id(stage)
     folder = run_folder(run_id, workspace, None)

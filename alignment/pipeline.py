@@ -347,7 +347,8 @@ def train_reward(job: Job) -> dict[str, Any]:
     train, held_out = split_by_prompt(pairs, config.held_out_fraction, config.seed)
     base = job.base_model()
     tokenizer = load_tokenizer(base)
-    summary = job.latest_metrics("consensus") if job.file("pairs") is None else {}
+    agreed = _consensus_of_pairs(job)
+    summary = agreed.metrics if agreed else {}
     with job.run("reward", config, {"model": base, "pairs": len(pairs)}) as run:
         known: dict[str, Any] = {
             "evidence": _labeler_evidence(job, {pair.prompt_id for pair in held_out}),
@@ -378,9 +379,19 @@ def train_reward(job: Job) -> dict[str, Any]:
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
 
 
+def _consensus_of_pairs(job: Job) -> Any:
+    """The workspace's consensus run from which the pairs come; None where they come from elsewhere."""
+    path = job.file("pairs")
+    if path is None or job.workspace is None:
+        return _latest_of(job, "consensus")
+    there = path.resolve().parent
+    known = runs.runs(job.workspace.store, "consensus")
+    return next((run for run in known if run.folder and Path(run.folder).resolve() == there), None)
+
+
 def _labeler_evidence(job: Job, prompt_ids: set[str]) -> LabelerEvidence | None:
     """What the labelers did on these prompts, where the pairs come from the workspace's consensus."""
-    run = _latest_of(job, "consensus") if job.file("pairs") is None else None
+    run = _consensus_of_pairs(job)
     if run is None or run.folder is None:
         return None
     labelers = read_json(Path(run.folder) / "labelers.json")

@@ -161,7 +161,7 @@ def recorded_run(
 def new_run_id(stage: str) -> str:
     """An id that tells stage and time."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    return f"{stage}-{stamp}-{secrets.token_hex(2)}"
+    return f"{stage}-{stamp}-{secrets.token_hex(3)}"
 
 
 def run_folder(run_id: str, workspace: Workspace | None, out: Path | None) -> Path:

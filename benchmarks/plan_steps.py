@@ -10,7 +10,6 @@ which dominate the resident set of a small model. A dispatch mode would miss tem
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -196,9 +195,6 @@ def ppo(step: Step, folder: Path, out: Path) -> Callable[[], None]:
 
 def measure(step: Step) -> dict[str, Any]:
     """Peak bytes and seconds of the training steps of one stage."""
-    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = (
-        "1"  # the profiler does not see what other threads allocate
-    )
     with tempfile.TemporaryDirectory() as scratch:
         folder, out = Path(scratch) / "model", Path(scratch) / "out"
         save_model(step, folder)

@@ -33,10 +33,12 @@ class Live:
     known: list[KnownOrder]
     last_ranking: int  # id of the newest ranking in it
 
+    ground: tuple[int, str] = (0, "")  # what else it stands on, see `LiveConsensus._ground`
+
     @property
-    def version(self) -> tuple[int, int]:
+    def version(self) -> tuple[int, int, str]:
         """Changes whenever the consensus does."""
-        return self.last_ranking, max((order.order_id or 0 for order in self.known), default=0)
+        return self.last_ranking, *self.ground
 
 
 @dataclass
@@ -82,7 +84,7 @@ class LiveConsensus:
                 consensus = update_consensus(consensus, ranking, repeat=True)
             kept.newest = newest
             if fresh:
-                kept.live = Live(kind, consensus, kept.live.known, newest)
+                kept.live = Live(kind, consensus, kept.live.known, newest, ground)
                 kept.updates += len(fresh)
             return kept.live
 
@@ -119,7 +121,7 @@ class LiveConsensus:
             gold=by_prompt(known, "gold"),
             adjudicated=by_prompt(known, "adjudication"),
         )
-        live = Live(kind, consensus, known, newest)
+        live = Live(kind, consensus, known, newest, ground)
         self._kept[kind] = _Kept(live, ground, newest, 0)
         return live
 

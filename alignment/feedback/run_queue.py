@@ -97,8 +97,8 @@ def claim_next(store: Store, most: int) -> str | None:
     """
     with store.writing() as db:
         _release_lost_claims(store)
-        active = db.execute(
-            "SELECT count(*) FROM runs WHERE status IN ('starting', 'running')"
+        active = db.execute(  # a run without a process takes up nothing
+            "SELECT count(*) FROM runs JOIN run_processes USING (run_id) WHERE status IN ('starting', 'running')"
         ).fetchone()[0]
         queued = list(
             db.query(

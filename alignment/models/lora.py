@@ -97,6 +97,8 @@ class FusedLora(LoraVariant):
         """y + (s A x) B^T, for x [..., in] and y [..., out]."""
         down = module.lora_A[active_adapter](x) * module.scaling[active_adapter]
         up = module.lora_B[active_adapter].weight.t()
+        if result.dtype != down.dtype:  # a base in half precision, adapters in float32
+            return result + down @ up
         flat = torch.addmm(result.flatten(0, -2), down.flatten(0, -2), up)
         return flat.view_as(result)
 

@@ -21,6 +21,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForSequenceClassification
@@ -424,7 +425,11 @@ class Trunk:
         return {n: p for n, p in self.model.named_parameters() if p.requires_grad}
 
     def frozen_checksum(self) -> int:
-        """A sum over the bits of everything frozen: base, reward adapter and its head."""
+        """A sum over the bits of everything frozen: base, reward adapter and its head. Of this process's shards, where
+        the model is sharded."""
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # a pass may have left the root's whole
         total = 0
         for parameter in self.model.parameters():
             if not parameter.requires_grad:

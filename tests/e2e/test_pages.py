@@ -11,10 +11,10 @@ from tests.e2e.workspace import HOSTILE, password
 pytestmark = pytest.mark.browser
 
 
-def test_a_labeler_reaches_the_board_only(server, board):
+def test_a_labeler_reaches_board_and_blind_rounds_only(server, board):
     page = board()
     expect(page.get_by_role("button", name="Sign out")).to_be_visible()
-    assert page.locator(".c-nav nav a").count() == 0
+    assert page.locator(".c-nav nav a").all_text_contents() == ["Rank", "Compare"]
     for path in ("/runs/", "/review/", "/reports/evaluate-1"):
         assert page.goto(server.url + path).status == 403
         expect(page.get_by_text("has no access to this page")).to_be_visible()

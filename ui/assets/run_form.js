@@ -24,7 +24,7 @@ window.concord.runForm = (started) => {
     make("header", {}, make("h2", { id: "r-form-title", text: "Start a run" }), make("button", { type: "button", class: "r-close", "aria-label": "Close", text: "✕" })),
     make("label", { class: "r-row" }, make("span", { text: "Stage" }), stagePick), sourceRow, launchRow,
     make("div", { class: "r-columns" }, fields, make("aside", {}, changes, yaml)), trouble,
-    make("footer", {}, start));
+    make("div", { class: "r-foot" }, start));
   dialog.append(form);
 
   const value = (input, { kind, optional }) => {

@@ -93,7 +93,7 @@ window.concord = window.concord || {};
     const links = who.pages.map((page) =>
       make("a", { href: page.path, text: page.title, "aria-current": location.pathname.startsWith(page.path) ? "page" : null }));
     bar.replaceChildren(
-      make("a", { class: "brand", href: "/" }, make("img", { src: icon ? icon.getAttribute("href") : "", alt: "" }), make("span", { text: "Concord" })),
+      make("a", { class: "brand", href: "/", "aria-label": "Concord, home" }, make("img", { src: icon ? icon.getAttribute("href") : "", alt: "" }), make("span", { text: "Concord" })),
       make("nav", { "aria-label": "Pages" }, ...(links.length > 1 ? links : [])),
       make("div", { class: "who" },
         make("span", {}, make("b", { text: who.name }), ` · ${who.role}`),
