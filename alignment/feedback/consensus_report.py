@@ -112,9 +112,9 @@ def prompt_records(
 
     def prepare():
         share = agreement.disagreement_shares(votes)
-        sure = np.where(linked, np.maximum(orders.confidence, 1 - orders.confidence), np.inf).min(
-            axis=1
-        )
+        # numpy takes the least of a few long rows faster than of many short ones
+        away = np.where(linked, np.abs(orders.confidence - 0.5), np.inf)
+        sure = 0.5 + np.ascontiguousarray(away.T).min(axis=0)
 
         def make(p: int) -> PromptConsensus:
             undefined = {}
