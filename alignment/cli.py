@@ -200,12 +200,9 @@ def consensus(
         figures = pipeline.consensus(job)
     labelers = figures.pop("labelers_table")
     if not as_json:
-        _rows(
-            labelers,
-            ("labeler_id", "kind", "reliability", "low", "high", "count", "flagged"),
-            False,
-            "labelers",
-        )
+        from alignment.cli_consensus import show_labelers
+
+        show_labelers(labelers)
     _show(figures, as_json, "Consensus")
 
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from benchmarks.consensus_simulated import NOISES, SLOW, Rows, paired_interval
 
-UPDATE_STEPS = ("page, catch up", "page, head", "page, queue", "page, open prompt")
+UPDATE_STEPS = ("page, kinds", "page, catch up", "page, head", "page, queue")
 
 
 class Figure(NamedTuple):

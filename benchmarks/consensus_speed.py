@@ -103,10 +103,12 @@ def measure_page(prompts: int = PAGE_PROMPTS) -> dict[str, float]:
         live = LiveConsensus(store)
         at = timed("page, first fit from the store", lambda: live.current("people"))
         assert at is not None
-        consensus_page.head(at, live)
+        live.kinds()
+        timed("page, first head", lambda: consensus_page.head(at, live))
         for p in range(UPDATES):
             store.add_rankings([replace(extra_ranking(table, p), simulated=False)])
             prompt_id = table.prompt_ids[p]
+            timed("page, kinds", live.kinds)
             at = timed("page, catch up", lambda: live.current("people"))
             assert at is not None
             timed("page, head", lambda at=at: consensus_page.head(at, live))

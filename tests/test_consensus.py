@@ -460,3 +460,47 @@ def test_records_are_lists_that_can_be_read_again_and_sliced():
     assert list(pairs) == list(pairs) and pairs == list(pairs)
     with pytest.raises(IndexError):
         pairs[len(pairs)]
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(st.integers(0, 10**6), st.sampled_from(METHODS[1:]), st.integers(2, 5), st.integers(1, 3))
+def test_copies_of_any_labeler_change_nothing_where_they_count_once(seed, method, k, copies):
+    _, _, _, rankings = pool(prompts=30, k=k, seed=seed)
+    rng = np.random.default_rng(seed)
+    copied = str(rng.choice(sorted({r.labeler_id for r in rankings})))
+    own = [r for r in rankings if r.labeler_id == copied]
+    doubled = [
+        *rankings,
+        *(replace(r, labeler_id=f"zz-copy-{n}") for n in range(copies) for r in own),
+    ]
+    doubled = [doubled[i] for i in rng.permutation(len(doubled))]
+    plain = by_names(fit_consensus(rankings, method=method, duplicates="once"))
+    once = fit_consensus(doubled, method=method, duplicates="once")
+    assert by_names(once) == pytest.approx(plain, abs=1e-6)
+    rows = {row.labeler_id: row for row in once.labelers}
+    assert len(own) < 5 or all(
+        rows[f"zz-copy-{n}"].flagged and "counted once" in rows[f"zz-copy-{n}"].evidence
+        for n in range(copies)
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("labelers", [1, 2, 5])
+@pytest.mark.parametrize("k", [2, 4, 9])
+def test_one_prompt_with_full_rankings_ends_in_a_sentence(method, labelers, k):
+    """Agreeing or contradicting: one prompt orders its completions and says how little that proves."""
+    order = {f"c{n}": n + 1 for n in range(k)}
+    agreeing = simple(order, labelers=labelers)
+    consensus = fit_consensus(agreeing, method=method)
+    (prompt,) = consensus.prompts
+    assert prompt.ranks == order and len(consensus.pairs) == k * (k - 1) // 2
+    assert all(pair.preferred_id < pair.other_id for pair in consensus.pairs)
+    assert all(0.5 < pair.confidence <= 1 for pair in consensus.pairs)
+    assert {row.kind for row in consensus.labelers} == {"too-few-to-tell"}
+    assert not any(row.flagged for row in consensus.labelers)
+    assert consensus.summary.krippendorff_low is None
+    assert consensus.summary.undefined["krippendorff_low"].endswith(".")
+    assert consensus.summary.message.endswith(".")
+    json.dumps(consensus.to_json(), allow_nan=False)
+    split = [reverse(r) if n % 2 else r for n, r in enumerate(agreeing)]
+    json.dumps(fit_consensus(split, method=method).to_json(), allow_nan=False)

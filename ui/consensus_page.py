@@ -189,11 +189,17 @@ def head(at: Live | None, live: LiveConsensus) -> str:
         at=at,
         summary=at.consensus.summary,
         rows=rows,
-        picture=reliability_picture(json.dumps(rows[:MOST_PICTURED])),
+        picture=reliability_picture(json.dumps([pictured(row) for row in rows[:MOST_PICTURED]])),
         pictured=min(len(rows), MOST_PICTURED),
         chart=agreement_chart(live.history(at)),
         exports=WHAT,
     )
+
+
+def pictured(row: dict[str, Any]) -> dict[str, Any]:
+    """What the picture shows of a labeler, as finely as one can see it: most new rankings do not change it."""
+    figures = {key: round(row[key], 2) for key in ("reliability", "low", "high")}
+    return figures | {key: row[key] for key in ("labeler_id", "kind", "flagged")}
 
 
 @lru_cache(maxsize=4)

@@ -121,12 +121,17 @@ def coincidences(counts: np.ndarray, blocks: int, width: int) -> np.ndarray:
     prompts, values = len(counts) // width, counts.shape[1]
     pairable = counts.sum(axis=1)
     scale = np.where(pairable > 1, 1 / np.maximum(pairable - 1, 1), 0)
-    block = np.repeat(np.arange(prompts) % blocks, width)
-    result = np.zeros((blocks, values, values))
-    for c in range(values):
-        for k in range(c, values):
-            product = scale * counts[:, c] * (counts[:, k] - (c == k))
-            result[:, c, k] = result[:, k, c] = np.bincount(block, product, blocks)
+    missing = -prompts % blocks
+
+    def dealt(units: np.ndarray) -> np.ndarray:
+        """(blocks, units of the block, V) of (P width, V)."""
+        padded = np.pad(units, ((0, missing * width), (0, 0)))
+        return padded.reshape(-1, blocks, width, values).swapaxes(0, 1).reshape(blocks, -1, values)
+
+    scaled, by_block = dealt(scale[:, None] * counts), dealt(counts.astype(float))
+    result = scaled.swapaxes(1, 2) @ by_block
+    diagonal = np.arange(values)
+    result[:, diagonal, diagonal] -= scaled.sum(axis=1)
     return result
 
 

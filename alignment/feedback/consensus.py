@@ -57,7 +57,7 @@ from alignment.feedback.ranking_table import (
     table_of,
 )
 from alignment.feedback.settlement import KnownOrders, known_rankings, settle, settled_prompts
-from alignment.feedback.table_change import with_ranking
+from alignment.feedback.table_change import TableChange, with_ranking
 from alignment.records import Ranking
 
 METHODS = ("auto", "factor", "majority", "borda", "dawid-skene")
@@ -75,6 +75,7 @@ class Workings:
     factor: FactorFit
     coin: OneCoinFit | None
     figures: PromptFigures
+    counts: np.ndarray  # (P, K, V) how many people gave each rank to each completion
     copies: dict[str, str]
     seed: int
 
@@ -168,9 +169,16 @@ def consensus_of(
     human = people_only(table)
     human_votes = votes if human is table else votes_of(human.ranks, human.starts[:-1])
     figures = prompt_figures(human, human_votes)
+    counts = rank_counts(human)
     return _report(
-        method, Workings(table, scores, votes, factor, coin, figures, copies or {}, seed)
+        method, Workings(table, scores, votes, factor, coin, figures, counts, copies or {}, seed)
     )
+
+
+def rank_counts(human: RankingTable) -> np.ndarray:
+    """(P, K, V) how many people gave each of the ranks 1..V to each completion."""
+    counts = agreement.value_counts(human.ranks, human.starts[:-1])
+    return counts.reshape(len(human.prompt_ids), human.ranks.shape[1], -1)
 
 
 def automatic_method(table: RankingTable) -> str:
@@ -265,10 +273,22 @@ def update_consensus(
             for f in PromptFigures.__slots__
         )
     )
+    counts = _spliced_counts(before.counts, table, change, same_width)
     return _report(
         consensus.method,
-        Workings(table, scores, votes, factor, coin, figures, before.copies, before.seed),
+        Workings(table, scores, votes, factor, coin, figures, counts, before.copies, before.seed),
     )
+
+
+def _spliced_counts(
+    before: np.ndarray, table: RankingTable, change: TableChange, same_width: bool
+) -> np.ndarray:
+    """The rank counts with those of the changed prompt counted anew, or all of them where their shape changes."""
+    fresh = rank_counts(people_only(change.part))
+    missing = before.shape[2] - fresh.shape[2]
+    if not same_width or missing < 0:
+        return rank_counts(people_only(table))
+    return change.with_prompt(before, np.pad(fresh, ((0, 0), (0, 0), (0, missing))))
 
 
 def orders_of(method: str, w: Workings) -> Orders:
@@ -310,7 +330,7 @@ def _report(method: str, w: Workings) -> Consensus:
     settled = settled_prompts(w.table)
     prompts = prompt_records(human, votes, orders, linked, ranks, w.figures, settled)
     summary = summarise(
-        human, votes, labelers, shares, len(pairs), evidence, w.figures, settled, w.seed
+        human, votes, labelers, shares, len(pairs), evidence, w.figures, settled, w.counts, w.seed
     )
     if w.copies:
         labelers = sorted(

@@ -21,6 +21,8 @@ MOST_AT_ONCE = (
 )
 FIT_SHARE = 0.05  # a full fit is due when so much of the data has come by updates
 FEWEST_UPDATES = 100  # but not before so many
+# Agreement over time is computed anew when so large a share of the rankings is new; its dozen points move by less.
+HISTORY_SHARE = 0.002
 KINDS = ("people", "simulated")
 
 
@@ -58,14 +60,29 @@ class LiveConsensus:
     def __init__(self, store: Store) -> None:
         self.store = store
         self._kept: dict[str, _Kept] = {}
-        self._history: dict[str, tuple[tuple[int, int], list[Batch]]] = {}
+        self._history: dict[str, tuple[Live, list[Batch]]] = {}
+        self._kinds: tuple[int, tuple[int, str], list[str]] | None = None
         self._lock = threading.Lock()
 
     def kinds(self) -> list[str]:
         """The kinds of labelers of whom there are rankings, people first."""
-        rows = self.store.rows("SELECT DISTINCT simulated FROM counted_rankings")
-        found = {bool(row["simulated"]) for row in rows}
-        return [kind for kind in KINDS if (kind == "simulated") in found]
+        with self._lock:
+            ground = self._ground()
+            after, known = 0, []
+            if self._kinds is not None and self._kinds[1] == ground:
+                after, _, known = self._kinds
+            newest, edited = self._since(after)
+            if edited:
+                after, known = 0, []
+            if newest > after:
+                rows = self.store.rows(
+                    "SELECT DISTINCT simulated FROM counted_rankings WHERE ranking_id > ?",
+                    [after],
+                )
+                found = {KINDS[bool(row["simulated"])] for row in rows}.union(known)
+                known = [kind for kind in KINDS if kind in found]
+            self._kinds = newest, ground, known
+            return known
 
     def current(self, kind: str) -> Live | None:
         """The consensus with every ranking and known order in the store; None where that kind has no ranking."""
@@ -89,19 +106,29 @@ class LiveConsensus:
             return kept.live
 
     def history(self, live: Live) -> list[Batch]:
-        """Agreement over time; see `agreement_over_time`."""
+        """Agreement over time; see `agreement_over_time`. May leave out the newest HISTORY_SHARE of the rankings."""
         with self._lock:
             known = self._history.get(live.kind)
-            if known is None or known[0] != live.version:
+            if known is None or self._is_stale(known[0], live):
                 rows = self.store.rows(
                     "SELECT prompt_id, max(created) AS moment FROM counted_rankings "
                     "WHERE simulated = ? GROUP BY prompt_id",
                     [int(live.kind == "simulated")],
                 )
                 moments = {row["prompt_id"]: row["moment"] for row in rows}
-                known = live.version, agreement_over_time(live.consensus, moments)
+                known = live, agreement_over_time(live.consensus, moments)
                 self._history[live.kind] = known
             return known[1]
+
+    @staticmethod
+    def _is_stale(earlier: Live, now: Live) -> bool:
+        held = now.consensus.summary.rankings
+        new = now.last_ranking - earlier.last_ranking
+        return (
+            earlier.known != now.known
+            or held < earlier.consensus.summary.rankings
+            or new > HISTORY_SHARE * held
+        )
 
     def _fit(self, kind: str, ground: tuple[int, str]) -> Live | None:
         """A full fit. One transaction reads the rankings and the newest id, so that none is lost or taken twice."""

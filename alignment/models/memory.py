@@ -175,10 +175,10 @@ def activation_bytes(shape: ModelShape, kept: Activations, setting: Setting) -> 
 def head_bytes(shape: ModelShape, setting: Setting) -> float:
     """One tile of logits, the hidden states that are scored with their gradient, and that of the head's weights.
 
-    On an accelerator only the tokens that are scored enter the head: PPO's completions, all of SFT.
+    Only the tokens that are scored enter the head: PPO's completions and the one before, all of SFT.
     """
-    scored = setting.completion_length if setting.stage == "ppo" else setting.length - 1
-    rows = setting.batch_size * (scored if setting.accelerator else setting.length - 1)
+    scored = setting.completion_length + 1 if setting.stage == "ppo" else setting.length - 1
+    rows = setting.batch_size * scored
     size = setting.compute_bytes
     tile = min(rows, TILE_TOKENS) * TILE_WORDS * size
     if not setting.accelerator:
