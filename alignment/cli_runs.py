@@ -308,4 +308,4 @@ def runs_execute(run_id: RunId, workspace: WorkspaceOption = None, most: MostOpt
 
     with job(None, workspace, None, None) as work:
         work._store("workspace")
-        control.execute(work.workspace, run_id, most)
+        control.execute(work.workspace, run_id, most, work.progress)

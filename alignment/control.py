@@ -22,6 +22,7 @@ from alignment.feedback.run_queue import ACTIVE, ENDED, STAGES, Mark, Request
 from alignment.feedback.runs import Run
 from alignment.files import disk_errors, read_json, write_json
 from alignment.pipeline import Job
+from alignment.progress import Progress, silent
 from alignment.workspace import STOP_FILE, Workspace, new_run_id, run_folder, versions
 
 LOG_FILE, PROGRESS_FILE, BIN_FOLDER = "run.log", "progress.json", "bin"
@@ -159,8 +160,10 @@ def dispatch(workspace: Workspace, most: int = 1) -> list[str]:
     return started
 
 
-def execute(workspace: Workspace, run_id: str, most: int = 1) -> dict[str, Any]:
-    """Do what the run was asked, in this process; then start whatever waits next."""
+def execute(
+    workspace: Workspace, run_id: str, most: int = 1, log: Progress = silent
+) -> dict[str, Any]:
+    """Do what the run was asked, in this process; then start whatever waits next. `log` is told the progress too."""
     request = run_queue.request_of(workspace.store, run_id)
     if request is None:
         raise StoreError(f"The run {run_id!r} was never asked for. `concord runs start` asks.")
@@ -170,7 +173,7 @@ def execute(workspace: Workspace, run_id: str, most: int = 1) -> dict[str, Any]:
         Config.model_validate(request.config),
         workspace,
         request.files,
-        progress=ProgressFile(folder / PROGRESS_FILE),
+        progress=ProgressFile(folder / PROGRESS_FILE, log),
         run_id=run_id,
         resume=request.resume,
         by=request.created_by,
@@ -187,13 +190,14 @@ def execute(workspace: Workspace, run_id: str, most: int = 1) -> dict[str, Any]:
 
 
 class ProgressFile:
-    """A `Progress` that writes where a run is to a file, twice a second at most."""
+    """A `Progress` that writes where a run is to a file, twice a second at most, and passes it on to another."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, also: Progress = silent) -> None:
+        self.path, self.also = path, also
         self._label, self._began, self._written = "", 0.0, 0.0
 
     def __call__(self, label: str, done: int, total: int, note: str = "") -> None:
+        self.also(label, done, total, note)
         moment = time.time()
         if label != self._label:
             self._label, self._began = label, moment

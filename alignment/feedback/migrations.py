@@ -213,6 +213,11 @@ def _m003_run_queue(db: Database) -> None:
         )
 
 
+def _rankings_of_prompt(db: Database) -> None:
+    """Who said what about a prompt, without reading all rankings."""
+    db.table("rankings").create_index(["prompt_id"])
+
+
 MIGRATIONS: list[Callable[[Database], None]] = [
     _m001_first,
     _m002_known_orders,
@@ -222,6 +227,7 @@ MIGRATIONS: list[Callable[[Database], None]] = [
     labelling_schema.counted_rankings,
     evaluation_schema.comparisons,
     evaluation_schema.prompt_categories,
+    _rankings_of_prompt,
 ]
 
 
