@@ -127,7 +127,7 @@ window.concord.runView = (act) => {
     if (records.metrics.rows.length === 0) parts.curves.replaceChildren(make("p", { class: "empty", text: "No figures yet." }));
     samples();
     parts.warnings.hidden = records.warnings.rows.length === 0;
-    parts.warnings.replaceChildren(...records.warnings.rows.slice(-3).map(({ iteration, warning }) => make("p", { text: `Iteration ${iteration}: ${warning}` })));
+    parts.warnings.replaceChildren(...records.warnings.rows.slice(-3).map(({ warning }) => make("p", { text: warning })));
   }
 
   // The same prompt over the iterations, side by side.
