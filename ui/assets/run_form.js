@@ -6,7 +6,7 @@ window.concord.runForm = (started) => {
   const { make } = window.concord;
   const STAGES = { round: "The whole round", sample: "Sample completions", consensus: "Consensus", reward: "Reward model", ppo: "PPO", evaluate: "Evaluation" };
   const dialog = make("dialog", { class: "r-form", "aria-labelledby": "r-form-title" });
-  const state = { stage: "round", form: null, wrong: {}, waiting: 0, asked: 0 };
+  const state = { stage: "round", form: null, wrong: {}, waiting: 0, asked: 0, chosen: 0 };
 
   const stagePick = make("select", { id: "r-stage" }, ...Object.entries(STAGES).map(([value, text]) => make("option", { value, text })));
   const sourcePick = make("select", { id: "r-source" });
@@ -51,9 +51,15 @@ window.concord.runForm = (started) => {
   }
 
   async function choose(stage) {
+    // What was filled in for another stage goes at once; an answer that comes late is dropped.
+    const chosen = ++state.chosen;
     state.stage = stage;
     stagePick.value = stage;
-    state.form = await window.concord.get(`/api/runs/form?stage=${stage}`);
+    fields.replaceChildren();
+    start.disabled = true;
+    const form = await window.concord.get(`/api/runs/form?stage=${stage}`);
+    if (chosen !== state.chosen) return;
+    state.form = form;
     sourcePick.replaceChildren(...state.form.sources.map(({ run_id, about }) => make("option", { value: run_id, text: `${run_id} (${about})` })));
     sourceRow.hidden = state.form.sources.length === 0;
     launchRow.hidden = !state.form.launched;
