@@ -879,6 +879,8 @@ def test_toxic_completions_carry_a_score_that_is_kept(app, store):
         ("# Title\n\nSome *text*", "markdown"),
         ("Look: `x = 1`", "markdown"),
         ("def f(x):\n    if x:\n        return 1\n", "code"),
+        ("def f(x):\n    # twice\n    if x:\n        return 2 * x\n", "code"),
+        ("Sort these:\n\n- if\n- for\n- while\n", "markdown"),
         ("1 < 2; it is.", "plain"),
     ],
 )

@@ -287,8 +287,9 @@ def prompt_format(prompt: PromptText, setting: str) -> Literal["plain", "markdow
     if setting != "auto":
         return setting  # pyright: ignore[reportReturnType]
     text = prompt if isinstance(prompt, str) else text_of(prompt)
-    if _MARKDOWN.search(text):
-        return "markdown"
+    # Code first: its comments and lists look like Markdown, which would take its indentation.
     lines = [line for line in text.splitlines() if line.strip()]
     code = sum(bool(_CODE_LINE.search(line)) for line in lines)
-    return "code" if len(lines) >= 3 and code > len(lines) / 2 else "plain"
+    if len(lines) >= 3 and code > len(lines) / 2:
+        return "code"
+    return "markdown" if _MARKDOWN.search(text) else "plain"
