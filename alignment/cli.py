@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from alignment import __version__, cli_people
 from alignment.cli_evaluate import evaluate_app
@@ -256,7 +257,7 @@ def train_reward(
         )
     _show(figures, as_json, "Reward model")
     for message in figures["messages"]:
-        _stderr.print(message, highlight=False, soft_wrap=True)
+        _stderr.print(message, highlight=False, soft_wrap=True, markup=False)
 
 
 @train_app.command("ppo")
@@ -368,7 +369,8 @@ def demo(
     if serve:
         accounts = (workspace / ACCOUNTS_FILE).read_text(encoding="utf-8")
         _stderr.print(
-            f"\nSign in at http://127.0.0.1:{port} as (name, password):\n{accounts}Press Ctrl+C to stop."
+            f"\nSign in at http://127.0.0.1:{port} as (name, password):\n{accounts}Press Ctrl+C to stop.",
+            markup=False,
         )
         from ui.app import serve as serve_ui
 
@@ -403,7 +405,7 @@ def run(command: Callable[[], Any]) -> int:
     try:
         command()
     except ConcordError as error:
-        _stderr.print(f"[bold red]Error:[/] {error}", highlight=False, soft_wrap=True)
+        _stderr.print(f"[bold red]Error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         _stderr.print("Stopped.")

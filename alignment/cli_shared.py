@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Table
@@ -116,14 +117,13 @@ def progress_bars() -> Iterator[Progress]:
 
         yield line
         return
-    columns = ("[progress.description]{task.description}", "{task.completed}/{task.total}")
     with RichProgress(
-        TextColumn(columns[0]),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
-        TextColumn(columns[1]),
+        TextColumn("{task.completed}/{task.total}", markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         console=stderr,
     ) as bars:
         tasks: dict[str, Any] = {}
@@ -144,7 +144,7 @@ def show(figures: dict[str, Any], as_json: bool, title: str) -> None:
     table = Table("figure", "value", title=title, title_justify="left")
     for key, value in figures.items():
         if not isinstance(value, list | dict) or key in ("flagged", "flagged_labelers", "seconds"):
-            table.add_row(key, _readable(value))
+            table.add_row(key, escape(_readable(value)))
         elif isinstance(value, dict) and {"mean", "low", "high"} <= value.keys():
             table.add_row(
                 key, f"{value['mean']:.3f}  (95%: {value['low']:.3f} to {value['high']:.3f})"

@@ -109,6 +109,13 @@ def test_malformed_and_empty_files_name_the_line(workspace, tmp_path, capsys):
         assert opened.store.prompts() == []
 
 
+def test_an_error_that_looks_like_markup_is_printed_as_it_is(workspace, tmp_path, capsys):
+    (tmp_path / "[").mkdir()
+    bad = rows(tmp_path / "[" / "pair.cc:537]", "{oops")
+    result = concord(capsys, "prompts", "import", bad, "-w", workspace)
+    refused(result, "[/pair.cc:537], line 1")
+
+
 def test_unknown_options_get_the_nearest(workspace, capsys):
     (workspace / "concord.yaml").write_text("ppo:\n  kl_cof: 0.1\n")
     refused(
