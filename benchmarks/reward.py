@@ -128,8 +128,9 @@ def one(kind: str, base: Path, k: int) -> dict[str, float]:
                 peft_config=reward_run.lora(model, config),
             )
         else:
+            model = reward_run.load_classifier(base, tokenizer, config.ensemble_heads)
             trainer = GroupRewardTrainer(
-                model=reward_run.load_classifier(base, tokenizer, config.ensemble_heads),
+                model=model,
                 args=RewardConfig(**common, per_device_train_batch_size=1, disable_dropout=False),
                 train_dataset=Dataset.from_list(reward_run.training_rows(groups, config)),
                 validation=[],
@@ -163,7 +164,7 @@ def speed(repeats: int) -> dict[str, Any]:
                 for kind in ("trl", "concord") if repeat % 2 == 0 else ("concord", "trl"):
                     command = [sys.executable, "-m", "benchmarks.reward", "--one", kind]
                     command += ["--base", str(base), "--k", str(k)]
-                    done = subprocess.run(command, capture_output=True, text=True, check=True)
+                    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
                     figures = json.loads(done.stdout.strip().splitlines()[-1])
                     runs.append({"kind": kind, "k": k, **figures})
                     print(f"K={k} {kind}: {figures}", flush=True)
