@@ -31,7 +31,6 @@ from benchmarks.consensus_simulated import (
 from benchmarks.consensus_speed import measure_memory, measure_page, measure_speed
 
 PARTS = ("simulated", "speed", "real")
-DATA = Path("../shared/data")
 
 Table = tuple[str, str, Callable[[], dict[str, Any]]]  # section, name within it, what measures it
 
@@ -179,8 +178,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--data",
         type=Path,
-        default=DATA if DATA.is_dir() else None,
-        help=f"folder with pandalm/, ruddit/ and convabuse/; {DATA} where there is one",
+        help="folder with pandalm/, ruddit/ and convabuse/; without it the part `real` is left out",
     )
     parser.add_argument("--json", type=Path, help="merge all figures into this file")
     parser.add_argument(

@@ -313,7 +313,9 @@ def missed(found: dict[str, Any]) -> list[str]:
 def main() -> None:
     """Run the stages and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"))
+    parser.add_argument(
+        "--data", type=Path, required=True, help="folder with paradetox/paradetox_first9500.tsv.gz"
+    )
     parser.add_argument("--out", type=Path, help="folder to keep; by default a temporary one")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ppo", type=json.loads, default={}, help='settings, as {"kl_coef": 0.1}')

@@ -31,6 +31,7 @@ TARGETS = {
     "memory_ratio": 0.40,
     "sft_memory_ratio": 1.25,
 }
+LOGITS_GROWTH = 0.25  # of what a tensor of batch x length x vocabulary grows by
 PROMPTS = ["the cat sat on the mat and said", "what a lovely day thank you", "you are a", "thank"]
 PEER = Path(__file__).with_name("ppo_peer.py")
 SHAPE = {"hidden_size": 512, "num_hidden_layers": 8, "intermediate_size": 1408}
@@ -139,7 +140,11 @@ def _print_table(medians: dict[str, dict[str, float]]) -> None:
 
 
 def vocabulary_growth(folder: Path, seed: int, threads: int) -> dict[str, Any]:
-    """Peak memory over the vocabulary, beside the embedding and a tensor of batch x length x vocabulary."""
+    """Peak memory over the vocabulary, beside the embedding and a tensor of batch x length x vocabulary.
+
+    The tiles of logits are at most 32,768 words wide, so that between the two largest vocabularies the peak may grow by
+    the embedding alone; `logits_growth` is what it grew beyond that, as a share of the growth of such a tensor.
+    """
     rows = {}
     for vocabulary in (8192, 32768, 65536):
         settings = _settings(folder / str(vocabulary), seed, 32, vocabulary)
@@ -155,7 +160,12 @@ def vocabulary_growth(folder: Path, seed: int, threads: int) -> dict[str, Any]:
             / 2**20,
         }
         print(vocabulary, json.dumps(rows[vocabulary]), flush=True)
-    return {"vocabulary": rows}
+    before, after = rows[32768], rows[65536]
+    grew = {key: after[key] - before[key] for key in after}
+    beyond = grew["peak_mb_less_imports"] - grew["embedding_mb"]
+    share = beyond / grew["batch_x_length_x_vocabulary_mb"]
+    missed = ["logits_growth"] if share > LOGITS_GROWTH else []
+    return {"vocabulary": rows, "logits_growth": share, "missed": missed}
 
 
 def _settings(folder: Path, seed: int, episodes: int, vocabulary: int) -> dict[str, Any]:
