@@ -36,7 +36,7 @@ def paradetox(folder: Path, seed: int = 0) -> dict[str, Any]:
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
         rows = [
             (row["toxic"].strip(), row["neutral1"].strip())
-            for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            for row in csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
         ]
     rows = [row for row in rows if all(0 < len(text.split()) <= LONGEST for text in row)]
     rows = [row for row in rows if row[0] != row[1]]
