@@ -103,9 +103,10 @@ def _generate_and_compare(
 ) -> dict[str, Any]:
     from alignment.evaluation.paired import paired_completions, read_probe
 
-    config = job.config.evaluate
+    config, precision = job.config.evaluate, job.config.base_precision
     scorers = _scorers(job)
     probe = read_probe(Path(config.probe)) if config.probe else []
+    inputs = {**inputs, "base_precision": precision}
     with job.run("evaluate", config, inputs) as run:
         made, losses = paired_completions(
             models,
@@ -113,6 +114,7 @@ def _generate_and_compare(
             config,
             config.completions_per_prompt,
             run.run_id,
+            precision=precision,
             probe=probe,
             progress=job.progress,
         )

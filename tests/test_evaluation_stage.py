@@ -11,10 +11,12 @@ from safetensors.numpy import load_file, save_file
 
 from alignment import cli
 from alignment.config import load_config
+from alignment.evaluation import paired
 from alignment.evaluation.evaluation import read_evaluation
 from alignment.evaluation.trained_by import is_trainer, training_scorers
 from alignment.files import read_json
 from alignment.models.demo_model import train_tokenizer
+from alignment.models.loading import load_causal_lm
 from alignment.workspace import Workspace
 from tests.conftest import tiny_causal_lm
 
@@ -123,8 +125,8 @@ def test_compare_ends_with_the_figures_that_programs_read(capsys, here, llama_fo
         )
         assert model["rouge"]["rouge1"] >= 0 and model["probe_loss"] > 0
     assert found["models"]["base"]["kl"] == 0 and found["models"]["aligned"]["kl"] != 0
-    for paired in found["paired"].values():
-        assert {"difference", "low", "high", "p_value", "worst"} <= set(paired)
+    for change in found["paired"].values():
+        assert {"difference", "low", "high", "p_value", "worst"} <= set(change)
     assert found["verdict"] == read_json(here / "out" / "comparison.json")["verdict"]
     # The checkpoints are copies of the policy: the same seed gives the same completions.
     stored, material = read_evaluation(here / "out")
@@ -329,6 +331,26 @@ def test_settings_of_a_compare_are_recorded(capsys, here, llama_folder):
     assert run["config"]["completions_per_prompt"] == 2
     assert run["inputs"]["models"]["base"] == str(llama_folder)
     assert np.isfinite(run["metrics"]["toxicity_after"]["mean"])
+
+
+def test_every_model_is_held_in_the_precision_of_the_configuration(
+    capsys, here, llama_folder, adapter, monkeypatch
+):
+    held = []
+
+    def seen(*arguments):
+        model = load_causal_lm(*arguments)
+        held.append({p.dtype for n, p in model.named_parameters() if "lora" not in n})
+        return model
+
+    monkeypatch.setattr(paired, "load_causal_lm", seen)
+    models = ("--model", f"base={llama_folder}", "--model", f"aligned={adapter}")
+    half = ("--set", "base_precision=bf16", "--out", "half")
+    done(capsys, "evaluate", "compare", *models, *SHORT, *FEW, *half)
+    done(capsys, "evaluate", "compare", *models, *SHORT, *FEW, "--out", "full")
+    assert held == [{torch.bfloat16}] * 2 + [{torch.float32}] * 2
+    runs = [read_json(here / name / "run.json")["inputs"] for name in ("half", "full")]
+    assert [run["base_precision"] for run in runs] == ["bf16", "fp32"]
 
 
 def test_toxicity_in_a_workspace_gives_the_figures_of_the_demo(capsys, here, llama_folder, adapter):

@@ -1,6 +1,7 @@
 """The options of PPO on a tiny model: critics, KL in the loss, warm-up, rewards from elsewhere, limits of an update."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -181,6 +182,54 @@ def test_another_model_gives_the_scores_of_the_trunks_reward_role(reward_folder,
     assert len(scores) == 2 and scores[0] != scores[1]
 
 
+@pytest.fixture(scope="module")
+def full_reward_folder(llama_folder, tmp_path_factory):
+    """A reward model of which every weight was trained. It is wrong about its held-out pairs, which are turned."""
+    out = tmp_path_factory.mktemp("full")
+    quick = {"full_finetuning": True, "num_train_epochs": 1, "learning_rate": 1e-3}
+    config = TINY_REWARD.model_copy(update=quick)
+    turned = [
+        replace(p, chosen=p.rejected, rejected=p.chosen, chosen_id="r", rejected_id="c")
+        for p in pairs()[15:]
+    ]
+    train_reward(llama_folder, load_tokenizer(llama_folder), pairs()[:15], turned, config, out)
+    return out
+
+
+def test_a_reward_model_that_was_trained_in_full_scores_after_loading_as_before_saving(
+    full_reward_folder,
+):
+    function, scale = load_other_model(str(full_reward_folder))
+    about, trust = (
+        json.loads((full_reward_folder / name).read_text())
+        for name in ("reward.json", "trust.json")
+    )
+    assert scale == RewardScale(about["score_mean"], about["score_std"])
+    worst = trust["worst"]
+    assert len(worst) == 3
+    for side in ("chosen", "rejected"):
+        scores = function([row["prompt"] for row in worst], [row[side] for row in worst])
+        before = [row[f"{side}_score"] for row in worst]
+        np.testing.assert_allclose(scores, before, atol=1e-5)
+
+
+def test_a_reward_model_that_was_trained_in_full_rewards_ppo(train, full_reward_folder):
+    """As the reward role, and as a term of a sum that reads texts."""
+    other = {"kind": "model", "name": str(full_reward_folder)}
+    rewards = [{"kind": "reward-model", "weight": 0.0}, {**other, "weight": 0.5}]
+    result, _ = train(reward=full_reward_folder, judge=None, max_iterations=1)
+    assert result.iterations == 1
+    (train.out / "samples.jsonl").unlink()
+    train(reward=full_reward_folder, rewards=rewards, judge=None, max_iterations=1)
+    function, scale = load_other_model(str(full_reward_folder))
+    rows = read_rows(train.out / "samples.jsonl")
+    raw = np.array(function([r["prompt"] for r in rows], [r["completion"] for r in rows]))
+    expected = np.clip(0.5 * (raw - scale.mean) / scale.std, -5, 5)
+    expected -= [0.0 if row["finished"] else 1.0 for row in rows]
+    np.testing.assert_allclose([row["reward"] for row in rows], expected, atol=1e-5)
+    assert np.std(raw) > 1e-3
+
+
 def test_the_mix_is_the_weighted_sum_and_names_what_is_broken():
     mix = RewardMix(
         [
@@ -201,6 +250,12 @@ def test_rewards_that_cannot_be_had_are_refused(tmp_path, llama_folder):
         load_callable("tests.ppo_rewards:nothing")
     with pytest.raises(ModelError, match="No reward model can be loaded"):
         load_other_model(str(tmp_path))
+    tiny_causal_lm("llama").save_pretrained(tmp_path / "lost")
+    lost = {"base_model": str(tmp_path / "moved away"), "score_mean": 0.0, "score_std": 1.0}
+    (tmp_path / "lost" / "reward.json").write_text(json.dumps(lost))
+    (tmp_path / "lost" / "adapter_model.safetensors").touch()
+    with pytest.raises(ModelError, match="No reward model can be loaded"):
+        load_other_model(str(tmp_path / "lost"))
     with pytest.raises(ValueError, match="needs a name"):
         RewardSource(kind="scorer")
     with pytest.raises(ValueError, match="module:function"):

@@ -50,20 +50,21 @@ def paired_completions(
     per_prompt: int,
     run_id: str,
     *,
+    precision: str = "fp32",
     probe: Sequence[str] = (),
     progress: Progress = silent,
 ) -> tuple[list[ModelCompletions], Probe | None]:
     """Completions of each model (name, folder or hub id) with their likelihoods, and the loss on the `probe` texts.
 
-    Every model starts from `config.seed`. Models that read other tokens than the reference have no `own_nll`, since no
-    KL is defined, and their token counts are left out: words are counted instead. Raises `ModelError` where a model
-    or tokenizer cannot be loaded.
+    Every model starts from `config.seed`, its base held in `precision`. Models that read other tokens than the first
+    have no `own_nll`, since no KL is defined, and their token counts are left out: words are counted instead. Raises
+    `ModelError` where a model or tokenizer cannot be loaded.
     """
     first: _Model | None = None
     made, losses = [], {}
     foreign = False
     for name, source in models:
-        loaded = _load(name, source)
+        loaded = _load(name, source, precision)
         first = first or loaded
         drawn = sample_completions(
             loaded.model,
@@ -87,14 +88,15 @@ def paired_completions(
     return made, Probe(losses, sizes) if probe else None
 
 
-def _load(name: str, source: str) -> _Model:
+def _load(name: str, source: str, precision: str) -> _Model:
     """A model and its tokenizer; a checkpoint of PPO is made an adapter for as long as loading takes."""
     folder = Path(source)
     if not needs_adapter(folder):
-        return _Model(name, load_causal_lm(source), load_tokenizer(_tokenizer_source(source)))
+        tokenizer = load_tokenizer(_tokenizer_source(source))
+        return _Model(name, load_causal_lm(source, precision), tokenizer)
     with tempfile.TemporaryDirectory() as scratch:
         write_adapter(folder, Path(scratch))
-        model = load_causal_lm(scratch)
+        model = load_causal_lm(scratch, precision)
     return _Model(name, model, load_tokenizer(_tokenizer_source(str(run_of(folder)))))
 
 

@@ -23,7 +23,7 @@ from alignment.errors import ConfigError, ModelError, TrainingError
 from alignment.evaluation.toxicity import load_scorer
 from alignment.files import read_json
 from alignment.models.loading import encode_completion, encode_prompt, load_tokenizer, placed
-from alignment.models.trunk import REWARD_FILE, RewardScale, Trunk
+from alignment.models.trunk import ADAPTER_FILE, REWARD_FILE, RewardScale, Trunk
 from alignment.records import PromptText
 from alignment.training import ppo_math
 
@@ -148,23 +148,18 @@ def load_callable(name: str) -> RewardFunction:
 def load_other_model(name: str) -> tuple[RewardFunction, RewardScale]:
     """A reward model apart from the trunk: one of Concord on any base, or a classifier with a single output.
 
-    It has its own weights in memory and reads texts with its own tokenizer. Raises `ModelError` where the folder holds
-    neither.
+    One of Concord is an adapter, read on its own base, or was trained in full and holds every weight. It has its own
+    weights in memory and reads texts with its own tokenizer. Raises `ModelError` where no such model can be loaded.
     """
-    about_file = Path(name) / REWARD_FILE
-    if about_file.is_file():
-        from peft import PeftModel
-
-        about = read_json(about_file)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            about["base_model"], num_labels=1, dtype=torch.float32
-        )
-        model = PeftModel.from_pretrained(model, name)
-        scale = RewardScale(about["score_mean"], about["score_std"])
-        return _scored_by(placed(model).eval(), load_tokenizer(name)), scale
+    folder = Path(name)
+    about = read_json(folder / REWARD_FILE) if (folder / REWARD_FILE).is_file() else None
+    adapted = about is not None and (folder / ADAPTER_FILE).is_file()
+    source = about["base_model"] if about is not None and adapted else name
     try:
-        model = AutoModelForSequenceClassification.from_pretrained(name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, dtype=torch.float32, **({"num_labels": 1} if adapted else {})
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name) if about is None else load_tokenizer(name)
     except (OSError, ValueError, KeyError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
@@ -176,7 +171,12 @@ def load_other_model(name: str) -> tuple[RewardFunction, RewardScale]:
             f"{name} has {model.config.num_labels} outputs, and a reward model has one. For a classifier of toxicity "
             "use a reward of kind scorer."
         )
-    return _scored_by(placed(model).eval(), tokenizer), RewardScale(0.0, 1.0)
+    if adapted:
+        from peft import PeftModel
+
+        model = PeftModel.from_pretrained(model, name)
+    scale = RewardScale(about["score_mean"], about["score_std"]) if about else RewardScale(0.0, 1.0)
+    return _scored_by(placed(model).eval(), tokenizer), scale
 
 
 def _scored_by(model: Any, tokenizer: Any) -> RewardFunction:
