@@ -41,6 +41,7 @@ ROUTES = {
     ("GET", "/assets"): ANYBODY,
     ("GET", "/api/openapi.json"): SIGNED_IN,
     ("GET", "/api/me"): SIGNED_IN,
+    ("GET", "/api/next"): SIGNED_IN,
     ("POST", "/api/tasks/next"): SIGNED_IN,
     ("POST", "/api/rankings"): SIGNED_IN,
     ("GET", "/api/progress"): SIGNED_IN,
@@ -71,6 +72,7 @@ ROUTES = {
     ("GET", "/invite/{secret}"): ANYBODY,
     ("POST", "/invite/{secret}"): ANYBODY,
     ("GET", "/api/runs/live"): {"engineer", "admin"},
+    ("GET", "/api/runs/rounds/{what}.svg"): {"engineer", "admin"},
     ("GET", "/api/runs/compare"): {"engineer", "admin"},
     ("GET", "/api/runs/{run_id}/lines/{name}"): {"engineer", "admin"},
     ("GET", "/api/runs/{run_id}/log"): {"engineer", "admin"},
@@ -88,6 +90,7 @@ ROUTES = {
     ("GET", "/review"): {"reviewer", "engineer", "admin"},
 }
 PROBES = {
+    "/api/runs/rounds/{what}.svg": "/api/runs/rounds/toxicity.svg",
     "/api/runs/form": "/api/runs/form?stage=ppo",
     "/api/runs/compare": "/api/runs/compare?ids=reward-1",
     "/api/runs/{run_id}/lines/{name}": "/api/runs/ppo-1/lines/metrics",

@@ -138,8 +138,9 @@ def test_all_evaluations_stand_in_one_table(app):
 
 def test_a_blind_round_from_opening_to_result(app, store):
     reviewer = gradio_request("reviewer")
-    panel = handler(app, "/review", "open_round")(RUN, reviewer)
+    panel, awaiting = handler(app, "/review", "open_round")(RUN, reviewer)
     assert "Nobody has answered yet" in panel
+    assert "Compare 12 pairs of texts blind" in awaiting
     client = client_of(app, "labeler")
     shown = client.post("/api/blind/next").json()["pair"]
     total = shown["total"]

@@ -1,17 +1,21 @@
 """The control room's API: forms from the configuration, records piece by piece, actions under the caller's name."""
 
 import json
+from xml.etree import ElementTree
 
 import pytest
 
 from alignment.config import Config
 from alignment.feedback import run_queue, runs
+from alignment.feedback.rounds import Figure, Round
+from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
 from alignment.workspace import Workspace
 from tests.e2e.workspace import make_workspace
 from tests.test_ui_api import PLAIN, PROMPTS, SECRET, client_of
 from ui import run_form
 from ui.app import create_app
+from ui.rounds_chart import BOTTOM, TOP, rounds_chart
 
 
 @pytest.fixture
@@ -103,3 +107,54 @@ def test_a_growing_record_comes_in_whole_lines(engineer, workspace):
     assert json.dumps(log)
     outside = engineer.get("/api/runs/..%2F..%2Fetc/log")
     assert outside.status_code in (404, 422)
+
+
+def test_a_round_without_a_figure_leaves_a_gap_in_the_picture():
+    def one(number, before, after):
+        return Round(number, "", (), None, None, before, after, None)
+
+    measured = Figure(0.6, 0.5, 0.7), Figure(0.1, 0.05, 0.15)
+    rounds = [one(1, *measured), one(2, *measured), one(3, None, None), one(4, *measured)]
+    root = ElementTree.fromstring(rounds_chart("toxicity", rounds))
+    svg = "{http://www.w3.org/2000/svg}"
+    before, after = root.findall(f"{svg}g")
+    for series, mark in ((before, "circle"), (after, "rect")):
+        assert len(series.findall(f"{svg}{mark}")) == 3 + 1, "three rounds and the legend"
+        assert len(series.findall(f"{svg}line")) == 3
+        [line] = series.findall(f"{svg}polyline")
+        assert len(line.get("points").split()) == 2, "the line ends before the gap"
+    heights = [float(c.get("cy")) for c in before.findall(f"{svg}circle")[:3]]
+    assert heights == [pytest.approx(BOTTOM - 0.6 / 0.7 * (BOTTOM - TOP), abs=0.06)] * 3
+    assert "prefers-color-scheme: dark" in root.find(f"{svg}style").text
+    ElementTree.fromstring(rounds_chart("agreement", []))
+
+
+def test_the_pictures_are_made_from_the_runs_records(engineer, workspace):
+    with Workspace.open(workspace) as opened:
+        runs.save_run(opened.store, Run("sample-1", "sample", {}, "finished"))
+        alpha = {"krippendorff_alpha": 0.5, "krippendorff_low": 0.4, "krippendorff_high": 0.6}
+        runs.save_run(opened.store, Run("consensus-2", "consensus", {}, "finished", metrics=alpha))
+    drawn = engineer.get("/api/runs/rounds/agreement.svg")
+    assert drawn.headers["content-type"] == "image/svg+xml"
+    assert drawn.text.count("<circle") == 2, "round 1 and the legend"
+    assert engineer.get("/api/runs/rounds/toxicity.svg").text.count("<circle") == 1
+    assert engineer.get("/api/runs/rounds/nothing.svg").status_code == 422
+    [one] = engineer.get("/api/runs/live").json()["rounds"]
+    assert one["alpha"] == {"mean": 0.5, "low": 0.4, "high": 0.6}
+    assert one["toxicity_before"] is None
+
+
+def test_everybody_is_told_their_next_thing_and_where_to_do_it(engineer, workspace):
+    app = engineer.app
+    told = engineer.get("/api/next").json()
+    assert (told["text"].startswith("Import prompts"), told["page"]["path"]) == (True, "/runs/")
+    told = client_of(app, "reviewer").get("/api/next").json()
+    assert told == {
+        "text": "1 evaluation awaits a verdict.",
+        "page": {"path": "/review/", "title": "Review"},
+    }
+    told = client_of(app, "labeler").get("/api/next").json()
+    assert (told["text"], told["page"]["path"]) == (
+        "Rank completions: 2 tasks are open.",
+        "/board/",
+    )

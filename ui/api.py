@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse
 
 from alignment.errors import ConcordError, InputError, NotAllowedError, StoreError
 from alignment.feedback.drafts import DraftConflict
+from alignment.feedback.next_steps import own_next
 from alignment.feedback.preferences import preferences, set_preferences
 from alignment.feedback.standing import read_messages, standing
 from ui.api_data import data_routes
@@ -27,6 +28,7 @@ from ui.api_models import (
     Nothing,
     PreferenceChanges,
     Problem,
+    ShownNext,
     ShownPreferences,
 )
 from ui.api_people import people_routes
@@ -44,6 +46,7 @@ PAGES = {
     "/review": "Review",
     "/people": "People",
 }
+STEP_PAGES = {"rank": "/board", "compare": "/blind", "review": "/review"}  # the others: /runs
 REFUSALS: dict[int | str, dict[str, Any]] = {
     **{status: {"model": Problem} for status in (401, 403, 411, 413, 422)},
     409: {"model": Conflict},
@@ -89,6 +92,14 @@ def own_routes(desk: Desk) -> APIRouter:
             standing=stands.state,  # pyright: ignore[reportArgumentType]
             message=stands.message,
         )
+
+    @router.get("/next")
+    def next_thing(who: Caller) -> ShownNext:
+        """The one next thing for the caller to do in the round."""
+        found = own_next(store, who, desk.rules)
+        path = None if found.step is None else STEP_PAGES.get(found.step, "/runs")
+        page = None if path is None else Link(path=f"{path}/", title=PAGES[path])
+        return ShownNext(text=found.text, page=page)
 
     @router.put("/me/preferences", dependencies=[CSRF])
     def prefer(changes: PreferenceChanges, who: Caller) -> ShownPreferences:

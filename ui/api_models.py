@@ -237,6 +237,13 @@ class Me(BaseModel):
     message: str | None
 
 
+class ShownNext(BaseModel):
+    """The caller's one next thing to do, and the page to do it on; null where there is nothing."""
+
+    text: str
+    page: Link | None
+
+
 class ShownGuidelines(BaseModel):
     """The labelling guidelines as Markdown and as HTML (raw HTML in the Markdown is shown as text)."""
 

@@ -20,8 +20,9 @@ from alignment import control
 from alignment.config import Config
 from alignment.errors import ConcordError
 from alignment.feedback import run_queue, runs
+from alignment.feedback.next_steps import next_steps
 from alignment.feedback.people import Account
-from alignment.feedback.rounds import next_steps, rounds
+from alignment.feedback.rounds import rounds
 from alignment.feedback.run_queue import Mark
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
@@ -29,6 +30,7 @@ from alignment.workspace import Workspace
 from ui import run_form
 from ui.callers import CSRF, one_of
 from ui.guard import ENGINEERS
+from ui.rounds_chart import What, rounds_chart
 from ui.run_files import run_folder
 
 FRESH_SECONDS = 1.0
@@ -36,6 +38,7 @@ LARGEST_PIECE_BYTES = 200_000  # of a log or record, in one answer
 Engineer = Annotated[Account, Depends(one_of(ENGINEERS))]
 Stage = Literal["sample", "consensus", "reward", "ppo", "evaluate", "round"]
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,80}$")]
+_SVG: dict[str, Any] = {"content": {"image/svg+xml": {}}}
 _FILES = {"metrics": "metrics.jsonl", "samples": "samples.jsonl", "warnings": "warnings.jsonl"}
 
 
@@ -114,6 +117,12 @@ def _watching(workspace: Workspace, listing: Fresh) -> APIRouter:
             raise HTTPException(304, headers={"ETag": f'"{tag}"'})
         response.headers["ETag"] = f'"{tag}"'
         return found
+
+    @router.get("/rounds/{what}.svg", response_class=Response, responses={200: _SVG})
+    def picture(who: Engineer, what: What) -> Response:
+        """Toxicity or agreement over rounds, as a picture."""
+        drawn = rounds_chart(what, rounds(workspace.store))
+        return Response(drawn, media_type="image/svg+xml", headers={"cache-control": "no-store"})
 
     @router.get("/compare")
     def compare(who: Engineer, ids: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from alignment.evaluation.evaluation import COMPARISON_FILE, Evaluation, read_ev
 from alignment.evaluation.material import Material
 from alignment.evaluation.report import CSV_FILE, HTML_FILE, MARKDOWN_FILE, marked
 from alignment.evaluation.report_table import shown
-from alignment.feedback import runs
+from alignment.feedback import run_queue, runs
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
 from ui.shell import fragment
@@ -45,8 +45,10 @@ def told() -> Iterator[None]:
 
 
 def finished(store: Store) -> list[Run]:
-    """The finished evaluations, newest first."""
-    return [run for run in runs.runs(store, "evaluate") if run.status == "finished"]
+    """The finished evaluations that are not deleted, newest first."""
+    gone = run_queue.deleted(store)
+    found = runs.runs(store, "evaluate")
+    return [run for run in found if run.status == "finished" and run.run_id not in gone]
 
 
 def finished_run(store: Store, run_id: str | None) -> Run:
@@ -143,7 +145,7 @@ def runs_table(there: Sequence[Run], chosen: Run | None, store: Store) -> str:
             {
                 "run": run,
                 "started": ago(run.started),
-                "models": _models(run),
+                "models": models_of(run),
                 "metrics": metrics,
                 "people": given[-1].verdict if given else "",
             }
@@ -152,7 +154,7 @@ def runs_table(there: Sequence[Run], chosen: Run | None, store: Store) -> str:
     return fragment("evaluations.html", rows=rows, chosen=run_id, shown=shown)
 
 
-def _models(run: Run) -> str:
+def models_of(run: Run) -> str:
     """What was compared, in a few words."""
     models = run.inputs.get("models")
     if isinstance(models, dict) and models:

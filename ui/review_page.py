@@ -12,12 +12,14 @@ from alignment import review_stage
 from alignment.errors import ConcordError
 from alignment.evaluation.evaluation import COMPARISON_FILE
 from alignment.feedback import blind, runs
+from alignment.feedback.next_steps import awaiting_verdict
 from alignment.feedback.people import Account
 from alignment.feedback.runs import VERDICTS, Review, Run
 from alignment.feedback.store import Store
 from alignment.files import read_json
 from ui import evaluations
 from ui.access import Access
+from ui.awaiting import awaiting_panel
 from ui.guard import REVIEWERS
 from ui.look import page_blocks
 from ui.run_files import run_folder
@@ -33,9 +35,11 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
     """The page at `/review`."""
 
     def show(run_id: str | None, who: Account) -> list[Any]:
-        """Values for the choice, report, reviews, form, table, what people said, and the tab of texts."""
+        """Values for the choice, report, reviews, form, table, what people said, the tab of texts, and what awaits."""
         there = evaluations.finished(store)
-        chosen = next((r for r in there if r.run_id == run_id), None) or next(iter(there), None)
+        awaits = [run.run_id for run in awaiting_verdict(store)]
+        first = next((r for r in there if r.run_id in awaits), None) or next(iter(there), None)
+        chosen = next((r for r in there if r.run_id == run_id), None) or first
         choices = [(_choice(run, store), run.run_id) for run in there]
         value = None if chosen is None else chosen.run_id
         return [
@@ -46,6 +50,7 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
             evaluations.runs_table(there, chosen, store),
             people_panel(chosen, store, who),
             gr.Tab(interactive=chosen is not None),
+            awaiting_panel(store, who),
         ]
 
     def first(request: gr.Request) -> list[Any]:
@@ -72,16 +77,17 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
         gr.Info("Your verdict is stored.")
         return [*show(run_id, who), None, ""]
 
-    def open_round(run_id: str | None, request: gr.Request) -> str:
+    def open_round(run_id: str | None, request: gr.Request) -> list[str]:
         who = access.require(request, REVIEWERS)
         run = evaluations.finished_run(store, run_id)
         folder = run_folder(workspace, run.run_id)
         with evaluations.told():
             opened = review_stage.open_round(store, folder, run.run_id, who.account_id)
         gr.Info(f"{len(opened.pairs)} pairs wait on the page Compare, for you and for labelers.")
-        return people_panel(run, store, who)
+        return [people_panel(run, store, who), awaiting_panel(store, who)]
 
     with page_blocks("Review") as blocks, gr.Column(elem_classes="c-body"):
+        awaiting = gr.HTML(apply_default_css=False)
         with gr.Row(elem_classes="c-review"):
             with gr.Column(scale=3, min_width=360):
                 choice = gr.Dropdown(label="Evaluation", choices=[], filterable=False)
@@ -106,10 +112,10 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
                 )
                 send = gr.Button("Store verdict", variant="primary")
                 reviews = gr.HTML(apply_default_css=False)
-        outputs = [choice, page, reviews, form, table, people, tab]
+        outputs = [choice, page, reviews, form, table, people, tab, awaiting]
         blocks.load(first, outputs=outputs, **evaluations.QUIET)
         choice.input(choose, choice, outputs, **evaluations.QUIET)
-        open_button.click(open_round, choice, people, **evaluations.QUIET)
+        open_button.click(open_round, choice, [people, awaiting], **evaluations.QUIET)
         send.click(
             judge, [choice, verdict, comment], [*outputs, verdict, comment], **evaluations.QUIET
         )

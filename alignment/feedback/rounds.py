@@ -1,5 +1,4 @@
-"""Rounds: sample, rank, consensus, reward model, PPO, review, promote, and again. Where the present one stands, and the
-one next thing to do for each role.
+"""Rounds: sample, rank, consensus, reward model, PPO, review, promote, and again; where the present one stands.
 
 A round begins with a run of `sample` that made tasks; what ran later belongs to it until the next one begins.
 """
@@ -35,16 +34,34 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure with its 95% interval, where it has one."""
+
+    mean: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Round:
-    """A round with its steps, its outcome where there is one, and what each role does next."""
+    """A round with its steps and what came out. What has not been measured is None.
+
+    `alpha`: Krippendorff's, of the labelers; `agreement`: share of their ordered pairs that go with the consensus.
+    """
 
     number: int
     started: str
     steps: tuple[Step, ...]
-    agreement: float | None
-    toxicity_before: float | None
-    toxicity_after: float | None
+    alpha: Figure | None
+    agreement: Figure | None
+    toxicity_before: Figure | None
+    toxicity_after: Figure | None
     verdict: str | None
+
+    @property
+    def current(self) -> Step | None:
+        """The step that is under way or the next to do; None where the round is complete."""
+        return next((step for step in self.steps if step.state == "now"), None)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -52,7 +69,8 @@ class Round:
 
 def rounds(store: Store) -> list[Round]:
     """All rounds, oldest first; none before completions were sampled."""
-    everything = [r for r in reversed(runs.runs(store)) if r.run_id not in run_queue.deleted(store)]
+    gone = run_queue.deleted(store)
+    everything = [run for run in reversed(runs.runs(store)) if run.run_id not in gone]
     starts = [i for i, run in enumerate(everything) if run.stage == "sample" and _ended(run)]
     ranked = _ranked(store)
     result = []
@@ -61,41 +79,6 @@ def rounds(store: Store) -> list[Round]:
         end = len(everything) if last else starts[number]
         result.append(_round(store, number, everything[start:end], ranked, last))
     return result
-
-
-def next_steps(store: Store) -> dict[str, str]:
-    """Role -> the one next thing to do, in a sentence."""
-    done = rounds(store)
-    if not done:
-        start = "Import prompts, then sample completions: that begins the first round."
-        wait = "Nothing to do yet: no completions have been sampled."
-        return {"labeler": wait, "engineer": start, "reviewer": wait}
-    steps = {step.name: step for step in done[-1].steps}
-    current = next((step for step in done[-1].steps if step.state == "now"), None)
-    name = None if current is None else current.name
-    awaits = steps["review"].state == "now"
-    return {
-        "labeler": "Rank completions: tasks are open."
-        if steps["rank"].state == "now"
-        else "Nothing to rank at the moment.",
-        "engineer": _ENGINEER.get(
-            name or "", "The round is complete. Sample from the current policy to begin the next."
-        ),
-        "reviewer": "An evaluation awaits your verdict."
-        if awaits
-        else "No evaluation awaits a verdict.",
-    }
-
-
-_ENGINEER = {
-    "rank": "Labelers are ranking. You can compute the consensus of what is there at any time.",
-    "consensus": "Compute the consensus of the rankings, or start the whole round.",
-    "reward": "Train the reward model on the consensus.",
-    "ppo": "Train the policy against the reward model.",
-    "evaluate": "Evaluate the policy against the base.",
-    "review": "A reviewer decides now; the evaluation awaits a verdict.",
-    "promote": "The verdict is in: promote the policy, or train again.",
-}
 
 
 def _ended(run: Run) -> bool:
@@ -149,6 +132,7 @@ def _round(
         number,
         sample.started,
         _with_states(parts, members, last),
+        _figure(newest["consensus"], "krippendorff_alpha", "krippendorff_low", "krippendorff_high"),
         _figure(newest["consensus"], "agreement_with_consensus"),
         _figure(judged, "toxicity_before"),
         _figure(judged, "toxicity_after"),
@@ -199,7 +183,18 @@ def _said(run: Run | None) -> str:
     return words.format(value) if isinstance(value, int | float) else ""
 
 
-def _figure(run: Run | None, key: str) -> float | None:
-    value = None if run is None else run.metrics.get(key)
-    value = value.get("mean") if isinstance(value, dict) else value
-    return float(value) if isinstance(value, int | float) else None
+def _figure(run: Run | None, key: str, low: str = "", high: str = "") -> Figure | None:
+    """A figure of a run's record: a number (its interval under `low` and `high`), or mean, low and high together."""
+    found = {} if run is None else run.metrics
+    value = found.get(key)
+    parts = (
+        value
+        if isinstance(value, dict)
+        else {"mean": value, "low": found.get(low), "high": found.get(high)}
+    )
+    mean, *interval = (parts.get(name) for name in ("mean", "low", "high"))
+    if not isinstance(mean, int | float):
+        return None
+    return Figure(
+        float(mean), *(float(v) if isinstance(v, int | float) else None for v in interval)
+    )

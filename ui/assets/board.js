@@ -80,12 +80,21 @@ window.concord.board = async (element) => {
     const [title, words] = STANDINGS[standing] ?? ["All done. Thank you!", rest];
     part("done-title").textContent = title;
     part("done").textContent = words;
+    part("next").hidden = true;
     if (standing in STANDINGS) window.concord.get("/api/me").then(showMessage, () => {});
+    else window.concord.get("/api/next").then(showNext, () => {});
     find(".b-done").classList.toggle("stopped", standing in STANDINGS);
     show("done");
     board.say(title);
     part("done-title").focus({ preventScroll: true });
   };
+
+  // Where the round stands, and what else there is to do.
+  function showNext({ text, page }) {
+    const line = part("next"), elsewhere = page && !location.pathname.startsWith(page.path);
+    line.replaceChildren(text, ...(elsewhere ? [" ", window.concord.make("a", { href: page.path, text: page.title })] : []));
+    line.hidden = page !== null && !elsewhere; // a new task has come meanwhile
+  }
 
   // What the people who run the project wrote: a message to be read once, or the reason of a pause, which stays.
   function showMessage({ message, standing }) {

@@ -11,6 +11,7 @@ window.concord.runs = (element) => {
   const ticked = new Set();
 
   const round = make("section", { class: "r-round box" });
+  const strip = window.concord.roundStrip(round);
   const table = make("tbody");
   const notice = make("p", { class: "r-notice", role: "status", "aria-live": "polite", hidden: true });
   const compareButton = make("button", { text: "Compare", disabled: true });
@@ -40,7 +41,7 @@ window.concord.runs = (element) => {
     all = found.runs;
     if (!chosen && all.length) { chosen = all[0].run_id; tag = null; }
     rows(found.current_policy);
-    rounds(found);
+    strip(found);
     if (found.run?.run_id === chosen) view.show(found.run);
   }
 
@@ -67,18 +68,6 @@ window.concord.runs = (element) => {
         make("td", {}, window.concord.runWords.status(run.deleted ? "deleted" : run.status)), make("td", { class: "num soft", text: new Date(run.started).toLocaleString([], { dateStyle: "short", timeStyle: "short" }) }), make("td", {}, figures(run)));
     }));
     if (!shown.length) table.replaceChildren(make("tr", {}, make("td", { colspan: 5, class: "empty", text: "No run yet. Start one, or use `concord runs start`." })));
-  }
-
-  function rounds({ rounds: past, next }) {
-    const last = past.at(-1);
-    const history = past.filter((one) => one.toxicity_after !== null);
-    const percent = (value) => (value === null ? "–" : value.toFixed(3));
-    round.replaceChildren(make("div", { class: "r-bar" }, make("h2", { text: last ? `Round ${last.number}` : "No round yet" }), make("p", { class: "r-next", text: next.engineer })),
-      make("ol", { class: "r-steps" }, ...(last?.steps ?? []).map(({ title, state, detail, name }) =>
-        make("li", { class: state }, make("b", { text: title }), make("span", { class: "soft", text: detail || { now: "next", waiting: "waits", done: "done" }[state] }),
-          state === "now" && ["sample", "consensus", "reward", "ppo", "evaluate"].includes(name) && !detail ? make("button", { text: "Start", "data-open": name }) : ""))),
-      history.length ? make("table", {}, make("thead", {}, make("tr", {}, ...["Round", "Toxicity before", "after", "Agreement", "Verdict"].map((text) => make("th", { text })))),
-        make("tbody", {}, ...history.map((one) => make("tr", {}, ...[one.number, percent(one.toxicity_before), percent(one.toxicity_after), percent(one.agreement), one.verdict ?? "awaited"].map((text) => make("td", { class: "num", text: String(text) })))))) : "");
   }
 
   async function act(run, name, text = "") {
