@@ -17,9 +17,10 @@ from typing import Any
 from alignment import pipeline, processes
 from alignment.config import Config, load_config
 from alignment.errors import ConfigError, InputError, StoreError, nearest
-from alignment.feedback import run_queue, runs
+from alignment.feedback import run_queue, runs, snapshot
 from alignment.feedback.run_queue import ACTIVE, ENDED, STAGES, Mark, Request
 from alignment.feedback.runs import Run
+from alignment.feedback.snapshot import Snapshot
 from alignment.files import disk_errors, read_json, write_json
 from alignment.pipeline import Job
 from alignment.progress import Progress, silent
@@ -55,9 +56,10 @@ def submit(
     after: Sequence[str] = (),
 ) -> str:
     """Put a run into the queue and return its id. What it reads is settled now: the newest run of the stage before, or
-    the one in `after`.
+    the one in `after`; for a consensus the rankings as they stand, which are kept in the run's folder.
 
-    Raises `InputError` on an unknown stage, one that cannot be launched so, or where the stage before has not run.
+    Raises `InputError` on an unknown stage, one that cannot be launched so, where the stage before has not run, or
+    where there are no rankings to combine.
     """
     if stage not in STAGES:
         raise InputError(
@@ -71,8 +73,12 @@ def submit(
         settled |= _newest_input(workspace, stage, after)
     run_id = new_run_id(stage)
     folder = run_folder(run_id, workspace, None)
+    frozen = _frozen(workspace, config, settled) if stage == "consensus" else None
     with disk_errors(folder):
         folder.mkdir(parents=True)
+    if frozen is not None:
+        snapshot.write(frozen, folder)
+        settled["snapshot"] = str(folder.resolve())
     section = getattr(config, stage).model_dump(mode="json")
     run = Run(run_id, stage, section, versions=versions(), folder=str(folder))
     request = Request(
@@ -86,6 +92,22 @@ def submit(
     )
     run_queue.enqueue(workspace.store, run, request)
     return run_id
+
+
+def _frozen(workspace: Workspace, config: Config, files: Mapping[str, str]) -> Snapshot | None:
+    """The rankings that a consensus will combine: those of now, or those of the run that it does once more.
+
+    None where it was asked to read files of its own.
+    """
+    if "rankings" in files or "gold" in files:
+        return None
+    found = (
+        snapshot.read(Path(files["snapshot"]))
+        if "snapshot" in files
+        else snapshot.take(workspace.store)
+    )
+    snapshot.counting(found.rankings, config.consensus.labelers)
+    return found
 
 
 def submit_round(
@@ -280,14 +302,18 @@ def resume(workspace: Workspace, run_id: str, *, by: str) -> None:
 
 
 def clone(workspace: Workspace, run_id: str, assignments: Sequence[str], *, by: str) -> str:
-    """Ask for the same once more, with `key=value` changes of the configuration; returns the new run's id."""
+    """Ask for the same once more, with `key=value` changes of the configuration; returns the new run's id.
+
+    It reads what the run read: a consensus combines the same rankings, whatever came in since.
+    """
     request = run_queue.request_of(workspace.store, run_id)
     if request is None:
         raise StoreError(f"What the run {run_id!r} was asked to do is not on record.")
     config = changed(Config.model_validate(request.config), assignments, request.stage)
-    return submit(
-        workspace, request.stage, config, by=by, files=request.files, launch=request.launch
-    )
+    files, folder = request.files, Path(runs.run(workspace.store, run_id).folder or "")
+    if request.stage == "consensus" and snapshot.is_in(folder):
+        files = {"snapshot": str(folder)}
+    return submit(workspace, request.stage, config, by=by, files=files, launch=request.launch)
 
 
 def changed(config: Config, assignments: Sequence[str], section: str | None) -> Config:

@@ -7,7 +7,7 @@ returns the figures that the command line prints.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,16 @@ from alignment import labelling
 from alignment.config import Config
 from alignment.errors import InputError, nearest
 from alignment.exporting import write_card
-from alignment.feedback import people, run_queue, runs
+from alignment.feedback import people, run_queue, runs, snapshot
 from alignment.feedback.consensus import Consensus, fit_consensus
 from alignment.feedback.courtesy import courtesy
-from alignment.feedback.known_orders import KnownOrder, by_prompt, in_force, known_orders
+from alignment.feedback.known_orders import KnownOrder, by_prompt
 from alignment.feedback.labeler_votes import labeler_evidence
 from alignment.feedback.pairs import preference_pairs, split_by_prompt
 from alignment.feedback.people import Labeler
 from alignment.feedback.run_queue import Request
 from alignment.feedback.simulation import simulate_rankings
+from alignment.feedback.snapshot import Snapshot
 from alignment.files import read_json, read_jsonl, write_json, write_jsonl
 from alignment.progress import Progress, silent
 from alignment.records import (
@@ -107,41 +108,22 @@ class Job:
             raise InputError("There are no completions yet. Run `concord sample` first.")
         return found
 
-    def rankings(self, labelers: str) -> list[Ranking]:
-        """Rankings from `--rankings` or the workspace: of `people`, `simulated`, `all`, or `auto`.
+    def snapshot(self) -> Snapshot:
+        """Rankings and known orders: those that were frozen when the run was asked for, or those of now.
 
-        `auto` takes whichever kind there is and refuses a mixture.
+        Rankings come from `--rankings` or the workspace. Known orders come from `--gold` or, with the workspace's
+        rankings, from the workspace.
         """
-        path = self.file("rankings")
-        found = (
-            self._store("rankings").rankings()
-            if path is None
-            else read_jsonl(path, Ranking.from_json)
-        )
-        kinds = {ranking.simulated for ranking in found}
-        if labelers == "auto" and len(kinds) > 1:
-            raise InputError(
-                "There are rankings of people and of simulated labelers. They are not mixed silently: choose with "
-                "--set consensus.labelers=people, simulated or all."
-            )
-        if labelers in ("people", "simulated"):
-            found = [r for r in found if r.simulated == (labelers == "simulated")]
-        if not found:
-            raise InputError(
-                "There are no rankings to combine. Let people rank in `concord ui`, run `concord labelers simulate`, "
-                "or give --rankings."
-            )
+        frozen, given, gold = self.file("snapshot"), self.file("rankings"), self.file("gold")
+        if frozen is not None:
+            return snapshot.read(frozen)
+        if given is None:
+            found = snapshot.take(self._store("rankings"))
+        else:
+            found = Snapshot(read_jsonl(given, Ranking.from_json), [])
+        if gold is not None:
+            found = replace(found, known_orders=read_jsonl(gold, KnownOrder.from_json))
         return found
-
-    def known_orders(self) -> list[KnownOrder]:
-        """Orders known to be true, from `--gold` or, with the workspace's rankings, gold and adjudications of the
-        workspace."""
-        path = self.file("gold")
-        if path is not None:
-            return read_jsonl(path, KnownOrder.from_json)
-        if self.workspace is None or self.file("rankings") is not None:
-            return []
-        return in_force(known_orders(self.workspace.store))
 
     def pairs(self) -> list[PreferencePair]:
         """Preference pairs from `--pairs`, or those of the workspace's latest consensus."""
@@ -289,12 +271,12 @@ def _groups(job: Job, completions: Mapping[str, Completion]) -> dict[str, list[s
 def consensus(job: Job) -> dict[str, Any]:
     """Combine the rankings; write pairs, labelers, prompts and summary."""
     config = job.config.consensus
-    rankings, completions = job.rankings(config.labelers), job.completions()
+    found, completions = job.snapshot(), job.completions()
+    rankings, known = snapshot.counting(found.rankings, config.labelers), found.known_orders
     prompts = {p.prompt_id: p.prompt for p in job.prompts()}
     ids: dict[str, list[str]] = {}
     for completion in completions.values():
         ids.setdefault(completion.prompt_id, []).append(completion.completion_id)
-    known = job.known_orders()
     fitted: Consensus = fit_consensus(
         rankings,
         ids,
@@ -315,10 +297,13 @@ def consensus(job: Job) -> dict[str, Any]:
     )
     inputs = {
         "rankings": len(rankings),
+        "simulated_rankings": sum(r.simulated for r in rankings),
         "labelers": sorted({r.labeler_id for r in rankings}),
         "known_orders": [order.to_json() for order in known],
     }
     with job.run("consensus", config, inputs) as run:
+        if not snapshot.is_in(run.folder):
+            snapshot.write(found, run.folder)
         labelers = [labeler.to_json() for labeler in fitted.labelers]
         write_jsonl(run.folder / "pairs.jsonl", [p.to_json() for p in pairs])
         write_json(run.folder / "labelers.json", labelers)
@@ -394,11 +379,11 @@ def _labeler_evidence(job: Job, prompt_ids: set[str]) -> LabelerEvidence | None:
     run = _consensus_of_pairs(job)
     if run is None or run.folder is None:
         return None
-    labelers = read_json(Path(run.folder) / "labelers.json")
-    consensus = job.config.consensus
-    return labeler_evidence(
-        job.rankings(consensus.labelers), labelers, prompt_ids, consensus.method
-    )
+    folder = Path(run.folder)
+    found = snapshot.read(folder) if snapshot.is_in(folder) else job.snapshot()
+    labelers = read_json(folder / "labelers.json")
+    rankings = snapshot.counting(found.rankings, run.config.get("labelers", "auto"))
+    return labeler_evidence(rankings, labelers, prompt_ids, run.config.get("method", "auto"))
 
 
 def _latest_of(job: Job, stage: str) -> Any:

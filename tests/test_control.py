@@ -10,14 +10,16 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from alignment import control, processes
+from alignment import control, pipeline, processes
 from alignment.config import Config
 from alignment.errors import ConfigError, InputError, StoreError
-from alignment.feedback import people, run_queue, runs
+from alignment.feedback import people, run_queue, runs, snapshot
+from alignment.feedback.known_orders import KnownOrder, set_known_order
 from alignment.feedback.people import Labeler
 from alignment.feedback.run_queue import Mark, Request
 from alignment.feedback.runs import Review, Run
 from alignment.feedback.store import Store
+from alignment.pipeline import Job
 from alignment.records import Completion, Prompt, Ranking
 from alignment.workspace import Workspace, new_run_id
 
@@ -83,6 +85,66 @@ def test_two_runs_start_in_order_in_processes_of_their_own_and_the_second_needs_
     assert one.metrics["rankings"] == 12
     assert (workspace.folder / "runs" / first / "pairs.jsonl").is_file()
     assert run_queue.request_of(workspace.store, second).created_by == "bob"
+
+
+def rank(workspace, name, *, simulated=False, worst_first=False):
+    """One more labeler ranks everything."""
+    people.add_labelers(workspace.store, [Labeler(name, name, simulated)])
+    best, worst = (2, 1) if worst_first else (1, 2)
+    workspace.store.add_rankings(
+        [
+            Ranking(f"p{n}", name, {f"p{n}-a": best, f"p{n}-b": worst}, simulated=simulated)
+            for n in range(6)
+        ]
+    )
+
+
+def test_a_ranking_or_known_order_after_the_click_does_not_enter_the_run(workspace):
+    run_id = control.submit(workspace, "consensus", Config(), by="eve")
+    rank(workspace, "late", worst_first=True)
+    rank(workspace, "simulated-late", simulated=True)
+    set_known_order(workspace.store, KnownOrder("p0", {"p0-b": 1, "p0-a": 2}, "gold", "eve"))
+    control.dispatch(workspace)
+    done = finished(workspace, run_id)
+    assert done.status == "finished", done.message
+    assert done.metrics["rankings"] == 12
+    assert done.inputs["labelers"] == ["ann", "bob"]
+    assert done.inputs["simulated_rankings"] == 0
+    assert done.inputs["known_orders"] == []
+    kept = snapshot.read(workspace.folder / "runs" / run_id)
+    assert len(kept.rankings) == 12
+    cloned = control.clone(workspace, run_id, [], by="bob")
+    again = snapshot.read(workspace.folder / "runs" / cloned)
+    assert again == kept
+
+
+def test_a_known_order_of_the_snapshot_keeps_its_source(workspace):
+    set_known_order(
+        workspace.store, KnownOrder("p0", {"p0-b": 1, "p0-a": 2}, "adjudication", "eve")
+    )
+    run_id = control.submit(workspace, "consensus", Config(), by="eve")
+    [order] = snapshot.read(workspace.folder / "runs" / run_id).known_orders
+    assert (order.source, order.set_by) == ("adjudication", "eve")
+
+
+def test_a_consensus_of_nothing_or_of_a_silent_mixture_is_refused_at_the_click(workspace):
+    config = control.new_config(workspace, ["consensus.labelers=simulated"], None)
+    with pytest.raises(InputError, match="no rankings"):
+        control.submit(workspace, "consensus", config, by="eve")
+    rank(workspace, "simulated-1", simulated=True)
+    with pytest.raises(InputError, match="not mixed silently"):
+        control.submit(workspace, "consensus", Config(), by="eve")
+    assert runs.runs(workspace.store) == []
+
+
+def test_evidence_about_labelers_comes_from_the_frozen_rankings(workspace):
+    consensus = control.submit(workspace, "consensus", Config(), by="eve")
+    control.dispatch(workspace)
+    folder = finished(workspace, consensus).folder
+    rank(workspace, "late", worst_first=True)
+    job = Job(Config(), workspace, {"pairs": f"{folder}/pairs.jsonl"})
+    evidence = pipeline._labeler_evidence(job, {f"p{n}" for n in range(6)})
+    assert {vote.labeler_id for vote in evidence.votes} == {"ann", "bob"}
 
 
 def test_two_who_claim_at_once_get_one_run_each(workspace):
