@@ -1,7 +1,7 @@
 """Make the parts of the documentation that come from the code: `make docs`, or `python -m docs.build`.
 
-`docs/reference/commands.md` from the command line, `docs/reference/options.md` from the configuration. A test
-fails where the files in the repository differ from what the code gives.
+`docs/reference/commands.md` from the command line, `options.md` from the configuration, `memory.md` from the arithmetic
+of `concord plan`. A test fails where the files in the repository differ from what the code gives.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import typer
 
 from alignment.cli import app
 from alignment.config import Config, Section
+from alignment.planning import PlanOptions, plan
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 _MADE = "<!-- Made by `make docs` from the code: do not edit. -->\n"
@@ -73,7 +74,48 @@ def options() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"commands.md": commands, "options.md": options}
+LAUNCHES = {
+    "one_gpu.yaml": {"devices": 1},
+    "copies.yaml, 8 GPUs": {"devices": 8},
+    "eight_gpus.yaml": {"devices": 8, "fsdp": True},
+    "two_nodes.yaml": {"devices": 16, "fsdp": True},
+}
+
+
+def memory() -> str:
+    """What each accelerate configuration needs per GPU, for bases of several sizes, as Markdown."""
+    parts = [
+        _MADE,
+        "# Memory per GPU\n",
+        "What the configurations of [accelerate](../how-to/distributed.md) need at their peak, in GiB per GPU, as "
+        "`concord plan SIZE --precision bf16 --machine h100` with `--nproc` or `--fsdp` computes it: the default options, prompts "
+        "of 256 tokens, and Llama's shapes. With `--checkpointing` activations are recomputed in the backward pass.\n",
+    ]
+    for checkpointing in (False, True):
+        parts.append(f"## {'With' if checkpointing else 'Without'} `--checkpointing`\n")
+        rows = [
+            f"| {size} | `{name}` | " + " | ".join(_peaks(size, launch, checkpointing)) + " |"
+            for size in ("1B", "7B", "13B")
+            for name, launch in LAUNCHES.items()
+        ]
+        head = "| base | configuration | supervised | reward | PPO |\n|---|---|---|---|---|\n"
+        parts.append(head + "\n".join(rows) + "\n")
+    return "\n".join(parts)
+
+
+def _peaks(size: str, launch: dict[str, Any], checkpointing: bool) -> list[str]:
+    asked = PlanOptions(
+        model=size,
+        precision="bf16",
+        machine="h100",
+        activation_checkpointing=checkpointing,
+        **launch,
+    )
+    stages = plan(Config(), asked)["stages"].values()
+    return [f"{stage['peak_bytes'] / 2**30:.1f}" for stage in stages]
+
+
+PAGES = {"commands.md": commands, "options.md": options, "memory.md": memory}
 
 
 def main() -> None:
