@@ -88,8 +88,9 @@ def memory() -> str:
         _MADE,
         "# Memory per GPU\n",
         "What the configurations of [accelerate](../how-to/distributed.md) need at their peak, in GiB per GPU, as "
-        "`concord plan SIZE --precision bf16 --machine h100` with `--nproc` or `--fsdp` computes it: the default options, prompts "
-        "of 256 tokens, and Llama's shapes. With `--checkpointing` activations are recomputed in the backward pass.\n",
+        "`concord plan SIZE --precision bf16 --machine h100` with `--nproc` or `--fsdp` computes it: the default "
+        "options, prompts of 256 tokens, and Llama's shapes. With `--checkpointing` activations are recomputed in the "
+        "backward pass.\n",
     ]
     for checkpointing in (False, True):
         parts.append(f"## {'With' if checkpointing else 'Without'} `--checkpointing`\n")
