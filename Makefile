@@ -7,7 +7,8 @@ WORKSPACE ?= concord-demo
 # The OpenMP threads of torch sleep while they wait, so that a busy machine slows down gently.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test lint docs bench bench-load clean chromium
+.PHONY: demo test lint docs clean chromium bench bench-consensus bench-demo bench-load bench-plan bench-ppo \
+  bench-ppo-learning bench-reward bench-reward-trust
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -68,6 +69,9 @@ bench-load: $(VENV)/.installed ## 200 labelers at once against a served instance
 
 bench-reward: $(VENV)/.installed ## the reward trainer against TRL's own on the same pairs
 	$(BIN)/python -m benchmarks.reward
+
+bench-reward-trust: $(VENV)/.installed ## accuracy, calibration, consensus and soft labels of the reward model on the demo
+	$(BIN)/python -m benchmarks.reward --demo
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
