@@ -75,11 +75,18 @@ def one_seed(seed: int) -> dict[str, Any]:
         "ece": soft["ece"],
         "ece_against_truth": soft["truth_ece"],
         "truth_accuracy": soft["truth_accuracy"],
-        "soft_log_loss": soft["truth_log_loss"],
-        "hard_log_loss": hard["truth_log_loss"],
-        "soft_log_loss_scaled": soft["truth_log_loss_scaled"],
-        "hard_log_loss_scaled": hard["truth_log_loss_scaled"],
-        "nats_saved_by_soft_labels": hard["truth_log_loss"] - soft["truth_log_loss"],
+        **{
+            f"{name}_{measure}": figures[measure]
+            for measure in (
+                "log_loss",
+                "honest_log_loss",
+                "truth_log_loss",
+                "truth_log_loss_scaled",
+            )
+            for name, figures in (("soft", soft), ("hard", hard))
+        },
+        "nats_saved_by_soft_labels": hard["log_loss"] - soft["log_loss"],
+        "honest_nats_saved_by_soft_labels": hard["honest_log_loss"] - soft["honest_log_loss"],
         "consensus_truth_accuracy": agreed["truth_accuracy"],
         "majority_truth_accuracy": majority["truth_accuracy"],
         "points_over_majority": 100 * (agreed["truth_accuracy"] - majority["truth_accuracy"]),
@@ -124,7 +131,7 @@ class Labels:
         pool: SimulateConfig,
         method: Any,
     ) -> None:
-        self.groups = grouped(completions)
+        self.pool, self.groups = pool, grouped(completions)
         self.utilities = {c.completion_id: courtesy(c.text) for c in completions}
         _, self.rankings = simulate_rankings(self.groups, self.utilities, pool)
         self.fitted = fit_consensus(self.rankings, self.groups, method=method, seed=pool.seed)
@@ -136,10 +143,16 @@ class Labels:
         ]
         self.spread = float(np.sqrt(np.mean(squares)))
 
-    def careful_prefers(self, first: str, second: str) -> float:
-        """The probability that a careful labeler ranks `first` above `second`, half of it where they are level."""
+    def prefers(self, first: str, second: str, kind: str = "careful") -> float:
+        """The probability that a labeler of that kind ranks `first` above `second`, half of it where they are level."""
         gap = (self.utilities[first] - self.utilities[second]) / self.spread
-        return float(norm.cdf(gap / (FAULTS["careful"][1] * np.sqrt(2))))
+        return float(norm.cdf(gap / (FAULTS[kind][1] * np.sqrt(2))))
+
+    def honest_prefer(self, first: str, second: str) -> float:
+        """The share of the pool's honest labelers, careful and noisy, who would rank `first` above `second`."""
+        counts = {"careful": self.pool.careful, "noisy": self.pool.noisy}
+        votes = [n * self.prefers(first, second, kind) for kind, n in counts.items()]
+        return sum(votes) / sum(counts.values())
 
 
 def trained(labels: Labels, config: RewardTrainingConfig) -> dict[str, float]:
@@ -156,11 +169,12 @@ def trained(labels: Labels, config: RewardTrainingConfig) -> dict[str, float]:
         )
         trust = read_json(out / "trust.json")
         scores = score_texts(base, out, held_out)
-    difference, truth = [], []
+    difference, truth, honest = [], [], []
     for pair in held_out:
         key = (pair.prompt_id, pair.chosen), (pair.prompt_id, pair.rejected)
         difference.append(scores[key[0]] - scores[key[1]])
-        truth.append(labels.careful_prefers(pair.chosen_id, pair.rejected_id))
+        truth.append(labels.prefers(pair.chosen_id, pair.rejected_id))
+        honest.append(labels.honest_prefer(pair.chosen_id, pair.rejected_id))
     gap, probability = np.array(difference), np.array(truth)
     sided = probability != 0.5
     right = np.sign(gap) == np.sign(probability - 0.5)
@@ -177,6 +191,8 @@ def trained(labels: Labels, config: RewardTrainingConfig) -> dict[str, float]:
         "truth_accuracy": float(right[sided].mean()),
         "truth_ece": calibration(gap, probability, result.temperature)[0],
         "truth_log_loss": float(log_losses(gap, probability, 1.0).mean()),
+        "log_loss": trust["log_loss"]["before"],
+        "honest_log_loss": float(log_losses(gap, np.array(honest), 1.0).mean()),
         "truth_log_loss_scaled": float(log_losses(gap, probability, result.temperature).mean()),
     }
 
