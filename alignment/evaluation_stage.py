@@ -26,9 +26,11 @@ from alignment.evaluation.material import (
     save_material,
 )
 from alignment.evaluation.report import HTML_FILE, Background, write_reports
+from alignment.evaluation.reward_evidence import EVIDENCE_FILE, evidence_behind, reward_folder
 from alignment.evaluation.toxicity import Scorer, load_scorer, score_all
 from alignment.evaluation.trained_by import is_trainer, training_scorers
 from alignment.feedback import runs
+from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
 from alignment.files import read_json, read_jsonl, write_json
 from alignment.pipeline import Job
@@ -164,7 +166,8 @@ def _score_and_compare(
     row = found.to_json()
     write_json(run.folder / COMPARISON_FILE, row)
     run.metrics = evaluation_figures(found)
-    write_reports(run.folder, found, material, background(job, models[-1].source, run.run_id))
+    story = background(job, models[-1].source, run.run_id, run.folder)
+    write_reports(run.folder, found, material, story)
     return {"models": row["models"], "paired": row["paired"]}
 
 
@@ -318,7 +321,7 @@ def report(job: Job, verify: bool = False) -> dict[str, Any]:
     if verify:
         check_figures(found, material)
     target = job.out or source.parent / HTML_FILE
-    story = background(job, found.models[-1].source, run_id)
+    story = background(job, found.models[-1].source, run_id, source.parent)
     written = write_reports(target.parent, found, material, story, html_name=target.name)
     comparison = found.comparison()
     return {
@@ -341,32 +344,51 @@ def check_figures(found: Evaluation, material: Material) -> None:
         )
 
 
-def background(job: Job, policy: str, run_id: str | None) -> Background:
-    """What the workspace knows about how the policy came to be, and what reviewers said of the evaluation."""
+def background(job: Job, policy: str, run_id: str | None, folder: Path) -> Background:
+    """What is known of how the policy came to be, and what reviewers said of the evaluation in `folder`."""
     if job.workspace is None:
-        return Background(training=_training_rows(Path(policy)))
-    return background_of(job.workspace.store, policy, run_id)
+        return Background(
+            training=_training_rows(Path(policy)), evidence=_evidence(Path(policy), folder)
+        )
+    return background_of(job.workspace.store, policy, run_id, folder)
 
 
-def background_of(store: Store, policy: str, run_id: str | None) -> Background:
+def background_of(store: Store, policy: str, run_id: str | None, folder: Path) -> Background:
     """As `background`, from the workspace's store."""
     behind = {stage: runs.latest_run(store, stage) for stage in ("consensus", "reward", "ppo")}
-    ppo, consensus, reward = behind["ppo"], behind["consensus"], behind["reward"]
-    folder = Path(policy) if Path(policy).is_dir() else None
-    if folder is None and ppo is not None and ppo.folder:
-        folder = Path(ppo.folder)
+    ppo, consensus = behind["ppo"], behind["consensus"]
+    place = Path(policy) if Path(policy).is_dir() else None
+    evidence = _evidence(Path(policy), folder)
+    if place is None and ppo is not None and ppo.folder:
+        place = Path(ppo.folder)
+    if evidence is not None:  # the reward model of this policy, which need not be the latest
+        behind["reward"] = _reward_run(store, Path(policy))
+    reward = behind["reward"]
     about = None
     if consensus and consensus.folder and (Path(consensus.folder) / "labelers.json").is_file():
         rows = read_json(Path(consensus.folder) / "labelers.json")
         about = {**consensus.metrics, "labelers": rows}
     return Background(
-        training=_training_rows(folder) if folder else None,
+        training=_training_rows(place) if place else None,
         consensus=about,
         reward=reward.metrics if reward else None,
         runs=[run.to_json() for run in behind.values() if run],
         reviews=[r.to_json() for r in runs.reviews(store, run_id)] if run_id else [],
         people=people(store, run_id) if run_id else [],
+        evidence=evidence,
     )
+
+
+def _evidence(policy: Path, folder: Path) -> dict[str, Any] | None:
+    """What the evaluation kept of the rewards behind its candidate; at first what the policy's folder names."""
+    kept = folder / EVIDENCE_FILE
+    return read_json(kept) if kept.is_file() else evidence_behind(policy)
+
+
+def _reward_run(store: Store, policy: Path) -> Run | None:
+    place = reward_folder(policy)
+    known = runs.runs(store, "reward")
+    return next((r for r in known if r.folder and Path(r.folder).resolve() == place), None)
 
 
 def _training_rows(folder: Path) -> list[dict[str, Any]] | None:

@@ -82,9 +82,18 @@ def _setting(stage: str, config: Config, options: PlanOptions, accelerator: bool
         devices=options.devices,
         sharding="fsdp" if options.fsdp else "ddp",
         activation_checkpointing=checkpointing,
-        critic=getattr(config.ppo, "critic", "adapter"),
+        critic=config.ppo.critic,
+        value_init=config.ppo.value_init,
+        lora_layers=_hashable(section.lora_layers),
+        reward_layers=_hashable(config.reward.lora_layers),
+        share_lower_trunk=config.ppo.share_lower_trunk,
+        merge_for_generation=config.ppo.merge_for_generation,
         accelerator=accelerator,
     )
+
+
+def _hashable(names: str | list[Any]) -> Any:
+    return names if isinstance(names, str) else tuple(names)
 
 
 def _accumulation(stage: str, config: Config, options: PlanOptions, batch: int) -> int:
@@ -111,8 +120,7 @@ def _memory(name: str, shape: Any, setting: Any, config: Config) -> Any:
     from alignment.models.memory import plan_memory
 
     section = config.reward if setting.stage == "reward" else config.ppo
-    targets = section.lora_target_modules
-    targets = targets if isinstance(targets, str) else tuple(targets)
+    targets = _hashable(section.lora_target_modules)
     kept = _counted(name, setting.precision, setting.accelerator, setting.lora_rank, targets)
     return plan_memory(shape, kept, setting)
 

@@ -11,6 +11,10 @@ import json
 from benchmarks.plan_steps import Step, measured, planned
 
 LIMIT = 0.20
+SHORT = {
+    "prompt_length": 8,
+    "completion_length": 8,
+}  # the weights decide: highest while it generates
 LLAMA_STEPS = [
     Step("sft", lora_rank=None),
     Step("sft", lora_rank=None, activation_checkpointing=True),
@@ -25,6 +29,21 @@ LLAMA_STEPS = [
     Step("ppo", rollout=8, completion_length=32),
     Step("ppo", hidden_size=512, num_hidden_layers=6, batch=4, rollout=4, completion_length=32),
     Step("ppo", precision="bf16", rollout=8, completion_length=32),
+    Step("reward", lora_layers="upper-half"),
+    Step("ppo", lora_layers="upper-half", rollout=8, completion_length=32),
+    Step("ppo", critic="head", rollout=8, completion_length=32),
+    Step("ppo", lora_layers="upper-half", critic="head", rollout=8, completion_length=32),
+    Step("ppo", activation_checkpointing=True, rollout=8, completion_length=32),
+    Step("ppo", vocab_size=1000, hidden_size=512, batch=1, rollout=4, **SHORT),
+    Step(
+        "ppo",
+        vocab_size=1000,
+        hidden_size=512,
+        batch=1,
+        rollout=4,
+        lora_layers="upper-half",
+        **SHORT,
+    ),
 ]
 OTHER_STEPS = [
     Step(stage, architecture, rollout=8, completion_length=32)

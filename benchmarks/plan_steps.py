@@ -9,7 +9,9 @@ which dominate the resident set of a small model. A dispatch mode would miss tem
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -35,6 +37,8 @@ class Step:
     completion_length: int = 64
     rollout: int = 16
     activation_checkpointing: bool = False
+    lora_layers: str = "all"
+    critic: str = "adapter"
     precision: str = "fp32"
 
 
@@ -88,9 +92,13 @@ def save_model(step: Step, folder: Path) -> Any:
 
 
 def peak_of(run: Callable[[], Any]) -> int:
-    """The largest number of bytes that torch's CPU allocator had handed out at once while `run` ran."""
+    """The largest number of bytes that torch's CPU allocator had handed out at once while `run` ran.
+
+    What an earlier training left to the garbage collector goes first: freed inside, it would lower the peak.
+    """
     from torch.profiler import ProfilerActivity, profile
 
+    gc.collect()
     with profile(
         activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
     ) as profiled:
@@ -152,9 +160,11 @@ def reward(step: Step, folder: Path, out: Path) -> Callable[[], None]:
     pairs = [pair(number) for number in range(2 * step.batch)]
     config = RewardTrainingConfig(
         lora_rank=step.lora_rank or 16,
+        lora_layers=step.lora_layers,  # pyright: ignore[reportArgumentType]
         full_finetuning=step.lora_rank is None,
         num_train_epochs=1,
         evaluations=1,
+        gradient_checkpointing=step.activation_checkpointing,
         per_device_train_batch_size=step.batch,
     )  # pyright: ignore[reportCallIssue]
     held_out = [pair(number + len(pairs)) for number in range(2)]
@@ -174,7 +184,10 @@ def ppo(step: Step, folder: Path, out: Path) -> Callable[[], None]:
     prompts = [Prompt(f"p{n}", f"{n:p>{step.prompt_length}}") for n in range(step.rollout // 2)]
     config = PPOTrainingConfig(
         lora_rank=step.lora_rank or 16,
-        max_iterations=1,
+        lora_layers=step.lora_layers,  # pyright: ignore[reportArgumentType]
+        critic=step.critic,  # pyright: ignore[reportArgumentType]
+        gradient_checkpointing=step.activation_checkpointing,
+        max_iterations=2,  # Adam's moments are there from the first update on
         batch_size=step.rollout,
         per_device_train_batch_size=step.batch,
         num_mini_batches=1,
@@ -211,7 +224,9 @@ def measured(steps: list[Step]) -> list[dict[str, Any]]:
     """The peaks of several steps, measured one after the other in one process of their own."""
     named = json.dumps([asdict(step) for step in steps])
     command = [sys.executable, "-m", "benchmarks.plan_steps", named]
-    done = subprocess.run(command, capture_output=True, text=True)
+    # transformers loads in threads, whose allocations the profiler does not see.
+    environment = {**os.environ, "HF_DEACTIVATE_ASYNC_LOAD": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -239,6 +254,9 @@ def planned(step: Step) -> dict[str, Any]:
         completion_length=step.completion_length,
         rollout=step.rollout,
         activation_checkpointing=step.activation_checkpointing,
+        critic=step.critic,  # pyright: ignore[reportArgumentType]
+        lora_layers=step.lora_layers,
+        reward_layers=step.lora_layers,
         accelerator=False,
     )
     return plan_memory(shape, kept, setting).to_json()

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from alignment.config import load_config
 from alignment.evaluation import paired
 from alignment.evaluation.evaluation import read_evaluation
 from alignment.evaluation.trained_by import is_trainer, training_scorers
-from alignment.files import read_json
+from alignment.feedback.runs import Run, save_run
+from alignment.files import read_json, write_json
 from alignment.models.demo_model import train_tokenizer
 from alignment.models.loading import load_causal_lm
 from alignment.workspace import Workspace
 from tests.conftest import tiny_causal_lm
+from tests.test_reward_trust import trust_of
 
 SCORER_MODULE = """
 import numpy as np
@@ -390,3 +393,38 @@ def test_toxicity_in_a_workspace_gives_the_figures_of_the_demo(capsys, here, lla
     message = refused(capsys, "evaluate", "compare", *mine, "--model", f"base={llama_folder}",
                       "--model", f"x={figures['run_id']}")  # fmt: skip
     assert "holds no model" in message
+
+
+def test_the_reports_hold_the_reward_model_that_the_policy_was_trained_on(
+    capsys, here, llama_folder, adapter, tokenizer
+):
+    """Not the workspace's latest; and it stays in the reports when its folder is gone."""
+    trust, result = trust_of(tokenizer)
+    config = load_config(None, [f"base_model={llama_folder}", "evaluate.resamples=200"])
+    space = Workspace.create(here / "mine", config)
+    for name, accuracy in (("reward-1", 0.61), ("reward-2", 0.99)):
+        folder = here / "mine" / "runs" / name
+        folder.mkdir(parents=True)
+        write_json(folder / "trust.json", trust)
+        write_json(folder / "reward.json", result)
+        metrics = {"accuracy": accuracy}
+        save_run(
+            space.store, Run(name, "reward", {}, "finished", metrics=metrics, folder=str(folder))
+        )
+    space.close()
+    policy = here / "policy"
+    shutil.copytree(adapter, policy)
+    used = here / "mine" / "runs" / "reward-1"
+    write_json(policy / "policy.json", {"reward_model": str(used), "config": {"rewards": []}})
+    mine = ("-w", here / "mine")
+    done(capsys, "prompts", "import", "prompts.jsonl", *mine, "--json")
+    options = ("--set", "evaluate.max_new_tokens=8", "--set", "evaluate.completions_per_prompt=2")
+    done(capsys, "evaluate", "toxicity", *mine, "--policy", policy, *options, "--json")
+    shutil.rmtree(used)
+    found = done(capsys, "report", *mine, "--json")
+    kept = read_json(Path(found["report"]).parent / "reward_model.json")
+    assert [model["name"] for model in kept["models"]] == ["reward-1"]
+    assert kept["models"][0]["trust"] == json.loads(json.dumps(trust))
+    page = Path(found["report"]).read_text()
+    assert 'id="reward-model"' in page and "accuracy <code>0.61</code>" in page
+    assert "0.99</code>" not in page

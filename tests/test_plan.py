@@ -13,7 +13,7 @@ from alignment.models import memory
 from alignment.models.activations import count_activations
 from alignment.models.duration import forward_flops, iteration_seconds, step_seconds
 from alignment.models.machines import GIB, Machine, machine, this_machine
-from alignment.models.memory import Setting, adapter_count, head_bytes, plan_memory, weight_bytes
+from alignment.models.memory import Setting, head_bytes, plan_memory, weight_bytes
 from alignment.models.shapes import model_config, model_shape
 from alignment.planning import PlanOptions, plan
 from benchmarks.plan_steps import Step, measured, planned
@@ -46,13 +46,14 @@ def test_the_plan_is_within_a_fifth_of_measured_peaks(precision):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    reason="PPO on a base in float32: planned 1.30 times what is measured, by about the size of the base. Cloning the "
-    "base and loading it in one thread changed nothing (docs/how-to/plan-memory.md).",
-)
-def test_the_plan_of_ppo_in_float32_is_within_a_fifth_of_its_measured_peak():
-    check([Step("ppo", hidden_size=192, num_hidden_layers=4, precision="fp32", **SMALL_ROLLOUT)])
+def test_the_plan_of_ppo_is_within_a_fifth_of_measured_peaks():
+    """On all layers, on the upper ones with a value head, and where generation decides."""
+    size = {"hidden_size": 192, **SMALL_ROLLOUT}
+    steps = [Step("ppo", **size), Step("ppo", lora_layers="upper-half", critic="head", **size)]
+    short = {"batch": 1, "rollout": 4, "prompt_length": 8, "completion_length": 8}
+    merging = Step("ppo", hidden_size=512, vocab_size=1000, **short)
+    assert planned(merging)["peak_at"] == "generation"
+    check([*steps, merging])
 
 
 def check(steps):
@@ -146,10 +147,68 @@ def test_tile_sizes_are_those_of_trl():
     assert memory.TILE_WORDS == utils._CHUNKED_LOGPROB_CHUNK_SIZE
 
 
-def test_ppo_holds_three_adapters_of_which_two_train():
-    assert adapter_count(Setting("ppo")) == (3, 2)
-    assert adapter_count(Setting("ppo", critic="head")) == (2, 1)
-    assert adapter_count(Setting("reward")) == (1, 1)
+def test_ppo_holds_three_adapters_of_which_two_train(seven_billion):
+    shape, kept = seven_billion
+
+    def parts(stage, **options):
+        memory = plan_memory(shape, kept, Setting(stage, **options))
+        return {m.name: m for m in memory.moments}["update of the weights"].parts
+
+    one = 4 * kept.adapter(32)
+    for held, trained, found in (
+        (3, 2, parts("ppo")),
+        (2, 1, parts("ppo", critic="head")),
+        (1, 1, parts("reward")),
+        (1, 0.5, parts("ppo", critic="head", lora_layers="upper-half", reward_layers="upper-half")),
+    ):
+        assert found["adapters"] == held * one
+        assert found["Adam's moments"] == 2 * found["gradients"] == 2 * trained * one
+
+
+def test_nothing_is_kept_below_the_lowest_adapter_and_shared_states_are_held(seven_billion):
+    shape, kept = seven_billion
+    upper = {"lora_layers": "upper-half", "precision": "bf16"}
+
+    def moments(stage, **options):
+        memory = plan_memory(shape, kept, Setting(stage, **{**upper, **options}))
+        return {m.name: m.parts for m in memory.moments}
+
+    backward = moments("reward")["first backward layer"]
+    assert backward["activations"] == round(kept.saved(8, 320, 16))
+    assert moments("reward", lora_layers=(31,))["first backward layer"]["activations"] == round(
+        kept.saved(8, 320, 1)
+    )
+    shared = moments("ppo", reward_layers="upper-half")
+    assert shared["first backward layer"]["activations"] == round(2 * kept.saved(8, 320, 16))
+    for moment in ("language-model head", "update of the weights", "generation"):
+        assert shared[moment]["lower states"] == 64 * 320 * 4096 * 2
+    # A value copied from a reward model on all layers leaves nothing to share; one that starts at zero does not.
+    copied = moments("ppo")
+    both = kept.saved(8, 320, 16) + kept.saved(8, 320, 32)
+    assert copied["first backward layer"]["activations"] == round(both)
+    assert "lower states" not in copied["generation"]
+    assert "lower states" in moments("ppo", value_init="zero")["generation"]
+    off = moments("ppo", reward_layers="upper-half", share_lower_trunk=False)
+    assert "lower states" not in off["generation"]
+
+
+def test_generation_holds_a_merged_copy_of_the_weights_with_adapters(seven_billion):
+    shape, kept = seven_billion
+
+    def merged(kept=kept, **options):
+        memory = plan_memory(shape, kept, Setting("ppo", **{"precision": "bf16", **options}))
+        return {m.name: m.parts for m in memory.moments}["generation"].get("merged weights")
+
+    assert merged() == 2 * shape.linear_parameters
+    assert merged(precision="fp32", lora_layers="upper-half") == 2 * shape.linear_parameters
+    two = counted("7B", target_modules=["q_proj", "v_proj"])
+    assert merged(two) == 2 * 32 * 2 * 4096**2
+    for never in (
+        {"merge_for_generation": False},
+        {"precision": "int4"},
+        {"devices": 2, "sharding": "fsdp"},
+    ):
+        assert merged(**never) is None
 
 
 def test_sharding_divides_what_training_holds_and_a_copy_does_not(seven_billion):
@@ -218,6 +277,14 @@ def test_options_come_from_the_configuration_and_the_command_line_wins():
     other = plan(config, PlanOptions(model="1B", machine="h100", lora_rank=64, full=True))
     assert other["stages"]["ppo"]["setting"]["lora_rank"] == 64
     assert other["stages"]["sft"]["setting"]["lora_rank"] is None
+    upper = load_config(
+        None, ["ppo.lora_layers=[30,31]", "ppo.critic=head", "reward.lora_layers=upper-half"]
+    )
+    stage = plan(upper, PlanOptions(model="7B", machine="h100"))["stages"]
+    assert stage["ppo"]["setting"]["lora_layers"] == (30, 31)
+    assert stage["ppo"]["setting"]["critic"] == "head"
+    assert stage["reward"]["setting"]["lora_layers"] == "upper-half"
+    assert stage["ppo"]["moments"]["generation"]["lower states"] > 0
 
 
 def test_bad_input_says_what_to_do():

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 from html.parser import HTMLParser
 
@@ -20,9 +21,11 @@ from alignment.evaluation.report import (
     shown_rows,
     write_reports,
 )
+from alignment.evaluation.reward_evidence import evidence_behind
 from alignment.evaluation.spans import toxic_spans
 from alignment.evaluation.tables import csv_table, markdown
 from alignment.records import Completion, Prompt
+from tests.test_reward_trust import trust_of
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -218,6 +221,66 @@ def test_markdown_holds_the_figures_of_the_json():
         assert shown == pytest.approx(wanted, abs=0.051 if scale == 100 else 6e-3), label
     assert "**needs work**, ann <b>" in text and "Too \\| curt. \\*See\\* p3." in text
     assert "Of 20 pairs aligned won 12." in text and row["headline"] in text
+
+
+def test_the_reward_models_section_has_the_same_figures_in_all_three(tokenizer, tmp_path):
+    """Two reward models and a callable, as in a weighted sum."""
+    trust, result = trust_of(tokenizer)
+    models = [{"name": name, "trust": trust, "result": result} for name in ("reward-1", "<other>")]
+    evidence = {"models": models, "notes": ["PPO was rewarded by the callable m:f."]}
+    written = write_reports(tmp_path, *evaluation(), Background(evidence=evidence))
+    html, text, row = (tmp_path / n for n in ("report.html", "report.md", "reward_model.json"))
+    assert {html, text, row} <= set(written)
+    row = json.loads(row.read_text())
+    assert row == evidence
+    page, text = Page(html.read_text()), text.read_text()
+    figures = {path: v for path, v in page.figures.items() if path.startswith("models::0::trust::")}
+    assert len(figures) > 100
+    for path, values in page.figures.items():
+        if "::trust::" in path:
+            assert values == {value_at(row, path)}, path
+    shown = re.findall(r'data-figure="models::0::trust::[^"]*">([^<]*)</data>', html.read_text())
+    lines = text.partition("### Reward model")[2]
+    for figure in shown:
+        assert figure in lines
+    for words in (
+        "callable m:f",
+        "Reliability diagram",
+        "reward-1",
+        "<other>",
+        "<b>odd</b> & told",
+    ):
+        assert words in page.text
+    assert "PPO was rewarded by the callable m:f." in lines and "\\<b>odd" in lines
+    ids = re.findall(r' id="([^"]+)"', html.read_text())
+    assert len(ids) == len(set(ids)), "two sections share a page"
+    assert "script" not in page.tags
+
+
+def test_a_policy_without_a_trained_reward_model_is_told(tmp_path):
+    policy = tmp_path / "ppo-1"
+    policy.mkdir()
+    assert evidence_behind(policy) is None
+    terms = [
+        {"kind": "callable", "name": "m:f"},
+        {"kind": "scorer", "name": "profanity-check"},
+        {"kind": "model", "name": str(tmp_path / "gone")},
+    ]
+    record = {"reward_model": None, "config": {"rewards": terms}}
+    (policy / "policy.json").write_text(json.dumps(record))
+    evidence = evidence_behind(policy)
+    assert evidence == evidence_behind(policy / "checkpoints" / "checkpoint-4")
+    assert evidence["models"] == []
+    first, *others = evidence["notes"]
+    assert "No reward model was trained" in first
+    for name, note in zip(
+        ("callable m:f", "scorer profanity-check", "model gone"), others, strict=True
+    ):
+        assert name in note
+    write_reports(tmp_path, *evaluation(), Background(evidence=evidence))
+    for name in ("report.html", "report.md"):
+        written = (tmp_path / name).read_text()
+        assert "No reward model was trained" in written and "callable m:f" in written
 
 
 def test_csv_holds_every_completion_and_no_formula():

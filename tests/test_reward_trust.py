@@ -1,6 +1,7 @@
 """The trust figures: hand-computed values, and what they must notice on data with a known fault."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -200,14 +201,13 @@ def test_uncertainty_tells_the_surer_half_and_the_region_that_is_not_known(token
     assert "leaves the region" in region_warning(np.array([2.0, 2.0, 0.1]), quantiles)
 
 
-def test_all_figures_are_json_and_page_and_card_show_them(tokenizer):
-    parts = [scored_groups(tokenizer, prompts=n, seed=n) for n in (12, 5, 8)]
-    figures = trust_figures(*parts, LabelerEvidence(), seed=0)
-    json.dumps(figures, allow_nan=False)
-    assert figures["accuracy"]["low"] <= figures["accuracy"]["mean"] <= figures["accuracy"]["high"]
-    assert figures["ceiling"] is None and figures["accuracy_of_ceiling"] is None
-    losses = figures["log_loss"]
-    assert losses["of_labels"] <= losses["after"]
+def trust_of(tokenizer):
+    """Trust figures as training writes them, and the headline figures that page and card read beside them."""
+    parts = [scored_groups(tokenizer, prompts=n, seed=n, length_slope=0.4) for n in (12, 5, 8)]
+    votes = [
+        LabelerVote("ann", "careful", True, g.prompt_id, *list(g.index)[:2], with_others=True)
+        for g, _ in parts[2]
+    ]
     result = {
         "best_step": 3,
         "steps": 5,
@@ -220,10 +220,47 @@ def test_all_figures_are_json_and_page_and_card_show_them(tokenizer):
         "score_mean": 0.0,
         "score_std": 1.0,
     }
-    page = reward_section(figures, result)
-    assert f'<data value="{figures["accuracy"]["mean"]!r}">' in page
-    assert "<b>odd</b>" not in page and "&lt;b&gt;odd" in page
-    assert page.count("<svg") == 4 and "not known" in page
+    return trust_figures(*parts, LabelerEvidence(votes), seed=0), result
+
+
+def numbers(tree):
+    """Every number of a JSON tree, with the keys that lead to it; histograms are drawn, not written."""
+    if isinstance(tree, dict):
+        return [
+            (f"{k}::{p}", n) for k, v in tree.items() if k != "histogram" for p, n in numbers(v)
+        ]
+    if isinstance(tree, list):
+        return [(f"{i}::{p}", n) for i, v in enumerate(tree) for p, n in numbers(v)]
+    return [("", tree)] if isinstance(tree, int | float) and not isinstance(tree, bool) else []
+
+
+def test_page_and_card_hold_every_trust_figure(tokenizer):
+    figures, result = trust_of(tokenizer)
+    json.dumps(figures, allow_nan=False)
+    assert figures["accuracy"]["low"] <= figures["accuracy"]["mean"] <= figures["accuracy"]["high"]
+    assert figures["ceiling"]["mean"] == 1.0 and figures["worst"]
+    assert figures["log_loss"]["of_labels"] <= figures["log_loss"]["after"]
+    section = reward_section(figures, result)
+    shown = dict(re.findall(r'data-figure="([^"]*)">([^<]*)</data>', section))
+    full = {
+        path: float(value)
+        for value, path in re.findall(r'<data value="([^"]*)" data-figure="([^"]*)">', section)
+    }
     about = {"base_model": "some/base", "config": {"full_finetuning": False}}
     card = model_card(result, figures, about)
-    assert "some/base" in card and f"{figures['accuracy']['mean']:.1%}" in card
+    left_out = ("uncertainty::sd_quantiles", "accuracy_of_ceiling", "length_bias::slope::x")
+    for path, number in numbers(figures):
+        if not path.startswith(left_out):
+            path = f"trust::{path.removesuffix('::')}"
+            assert full[path] == number, path
+            assert shown[path] in card, path
+    assert "<b>odd</b>" not in section and "&lt;b&gt;odd" in section
+    assert section.count("<svg") == 5 and "not known" in section
+    assert "some/base" in card and figures["worst"][0]["chosen"] not in card
+
+
+def test_figures_of_an_earlier_version_are_shown_without_what_they_lack(tokenizer):
+    figures, result = trust_of(tokenizer)
+    del figures["calibration"]["bins_before"]
+    assert "Calibration before" not in reward_section(figures, result)
+    assert "Calibration after" in reward_section(figures, result)

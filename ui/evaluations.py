@@ -16,6 +16,7 @@ from alignment.evaluation.evaluation import COMPARISON_FILE, Evaluation, read_ev
 from alignment.evaluation.material import Material
 from alignment.evaluation.report import CSV_FILE, HTML_FILE, MARKDOWN_FILE, marked
 from alignment.evaluation.report_table import shown
+from alignment.evaluation.reward_evidence import EVIDENCE_FILE
 from alignment.feedback import run_queue, runs
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
@@ -27,6 +28,7 @@ DOWNLOADS = {
     "Markdown": MARKDOWN_FILE,
     "CSV": CSV_FILE,
     "JSON": COMPARISON_FILE,
+    "Reward model": EVIDENCE_FILE,
     "Model card": "model_card.md",
 }
 PAGE_SIZE = 20

@@ -37,7 +37,9 @@ from alignment.evaluation.compare import (
 from alignment.evaluation.evaluation import Evaluation
 from alignment.evaluation.material import Material
 from alignment.evaluation.plots import visible
-from alignment.files import write_text
+from alignment.evaluation.reward_evidence import EVIDENCE_FILE
+from alignment.evaluation.reward_page import reward_section
+from alignment.files import write_json, write_text
 
 HTML_FILE, MARKDOWN_FILE, CSV_FILE = "report.html", "report.md", "completions.csv"
 SHOWN_WORST, SHOWN_BEST = 140, 60  # a page with more is slow to open; all of them are in the CSV
@@ -82,7 +84,8 @@ class Background:
     `training`: rows that PPO logged (`plots.TRAINING_PANELS` names the keys). `consensus`: `labelers` as for
     `plots.labeler_reliability`, and any single figures. `reward`: as for `plots.reward_accuracy`, and any single
     figures. `runs`: the runs behind the evaluation, as their `to_json` gives them. `reviews`: `verdict`, `reviewer`,
-    `created` and `comment` of each. `people`: the blind rounds, each with a `finding` in words.
+    `created` and `comment` of each. `people`: the blind rounds, each with a `finding` in words. `evidence`: the trust
+    figures of the reward models that rewarded the candidate, as `reward_evidence.evidence_behind` gives them.
     """
 
     training: list[dict[str, Any]] | None = None
@@ -91,6 +94,7 @@ class Background:
     runs: list[dict[str, Any]] = field(default_factory=list)
     reviews: list[dict[str, Any]] = field(default_factory=list)
     people: list[dict[str, Any]] = field(default_factory=list)
+    evidence: dict[str, Any] | None = None
 
 
 def write_reports(
@@ -103,6 +107,7 @@ def write_reports(
 ) -> list[Path]:
     """Write the evaluation as one self-contained HTML file, as Markdown and as CSV beside it; returns their paths.
 
+    What is known of the rewards behind the candidate lies beside them as `reward_model.json`.
     Markdown and CSV take the name of the HTML file where it is another one than usual. Raises `InputError` where the
     path cannot be written.
     """
@@ -116,7 +121,7 @@ def write_reports(
     texts = {
         page: render_report(found, material, background),
         page.with_name(MARKDOWN_FILE) if usual else page.with_suffix(".md"): tables.markdown(
-            found, background.reviews, background.people
+            found, background.reviews, background.people, background.evidence
         ),
         page.with_name(CSV_FILE) if usual else page.with_suffix(".csv"): tables.csv_table(
             found, material
@@ -124,6 +129,9 @@ def write_reports(
     }
     for path, text in texts.items():
         write_text(path, text)
+    if background.evidence is not None:
+        write_json(page.with_name(EVIDENCE_FILE), background.evidence)
+        return [*texts, page.with_name(EVIDENCE_FILE)]
     return list(texts)
 
 
@@ -165,6 +173,14 @@ def render_report(
             runs=background.runs,
             reviews=background.reviews,
             people=background.people,
+            evidence=background.evidence,
+            sections=[
+                (
+                    model["name"],
+                    reward_section(model["trust"], model["result"], ("models", n, "trust")),
+                )
+                for n, model in enumerate((background.evidence or {"models": []})["models"])
+            ],
             versions=_versions(),
             written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         )
@@ -255,7 +271,7 @@ def _drawings(
             "How well each labeler's rankings follow the common order, with 95% intervals.",
             Markup(svg),
         )
-    if svg := plots.reward_accuracy(background.reward or {}):
+    if svg := plots.reward_accuracy({} if background.evidence else background.reward or {}):
         yield (
             "Reward model",
             "How often it orders held-out pairs as the consensus does, and how often the labelers do.",

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
-from alignment.evaluation import reward_plots
+from alignment.evaluation import reward_plots, reward_table
 from alignment.evaluation.plots import visible
+from alignment.evaluation.report_table import json_path
+from alignment.evaluation.reward_table import Cell, Value
 from alignment.files import write_text
 
 
@@ -23,42 +25,70 @@ def write_reward_page(path: Path, trust: dict[str, Any], result: dict[str, Any])
     write_text(path, page.render(section=reward_section(trust, result)))
 
 
-def reward_section(trust: dict[str, Any], result: dict[str, Any]) -> Markup:
-    """The section alone, HTML without a page around it."""
+def reward_section(
+    trust: dict[str, Any], result: dict[str, Any], place: tuple[str | int, ...] = ("trust",)
+) -> Markup:
+    """The section alone, HTML without a page or heading around it.
+
+    `place`: the keys that lead to `trust` in the JSON that the figures are of; each figure names its own.
+    """
+    page = "-".join(map(str, place))
+    calibration = trust["calibration"]
     drawings = [
         (title, note, Markup(svg))
         for title, note, svg in (
             (
                 "Reliability diagram",
-                "What it predicts against what the consensus says; on the dotted line it is calibrated. Larger marks "
-                "hold more pairs.",
-                reward_plots.reliability_diagram(trust["calibration"]["bins"]),
+                "What it predicts against what the consensus says, before (hollow) and after temperature scaling; on "
+                "the dotted line it is calibrated. Larger marks hold more pairs.",
+                reward_plots.reliability_diagram(
+                    calibration["bins"], calibration.get("bins_before", ()), page
+                ),
             ),
             (
                 "Scores",
                 "Of the training completions; PPO takes off the mean and divides by the standard deviation.",
-                reward_plots.score_distribution(trust["scores"]),
+                reward_plots.score_distribution(trust["scores"], page),
             ),
             (
                 "Accuracy by how sure the consensus is",
                 "Pairs that careful labelers would be divided over are hard for everybody.",
-                reward_plots.accuracy_bars(trust["by_margin"], "range", "margin"),
+                reward_plots.accuracy_bars(trust["by_margin"], "range", f"margin{page}"),
             ),
             (
                 "Agreement with each group of labelers",
                 "How often it orders a held-out pair as a labeler of that kind did.",
-                reward_plots.accuracy_bars(trust["by_labeler_group"], "group", "groups"),
+                reward_plots.accuracy_bars(trust["by_labeler_group"], "group", f"groups{page}"),
             ),
             (
                 "Accuracy by prompt length",
                 "Thirds of the held-out prompts.",
-                reward_plots.accuracy_bars(trust["by_prompt_length"], "range", "prompts"),
+                reward_plots.accuracy_bars(trust["by_prompt_length"], "range", f"prompts{page}"),
             ),
         )
         if svg
     ]
-    template = _environment().get_template("reward_section.html.j2")
-    return Markup(template.render(trust=trust, result=result, drawings=drawings))
+
+    def draw(value: Value) -> Markup:
+        return _tag(value.of(trust), value.style, (*place, *value.path))
+
+    def cell(found: Cell) -> Markup:
+        return draw(found) if isinstance(found, Value) else escape(visible(found))
+
+    return Markup(
+        _environment()
+        .get_template("reward_section.html.j2")
+        .render(
+            lines=[tuple(map(Markup, line)) for line in reward_table.lines(trust, draw)],
+            tables=[
+                (title, columns, [[cell(one) for one in row] for row in rows])
+                for title, columns, rows in reward_table.tables(trust)
+            ],
+            worst=trust["worst"],
+            result=result,
+            drawings=drawings,
+        )
+    )
 
 
 @cache
@@ -71,22 +101,16 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(share=_share, number=_number)
     return environment
 
 
-def _share(row: dict[str, float] | None) -> Markup:
-    """A share with its interval in percent."""
-    if row is None:
-        return Markup("not known")
-    return Markup('<data value="{}">{:.1%}</data> ({:.1%} to {:.1%})').format(
-        repr(row["mean"]), row["mean"], row["low"], row["high"]
-    )
-
-
-def _number(value: float | None) -> Markup:
+def _tag(value: Any, style: str, path: tuple[str | int, ...]) -> Markup:
+    """A figure as `<data>`, rounded for the reader, in full and by its place for a program; an interval as three."""
+    if isinstance(value, dict):
+        mean, low, high = (_tag(value[key], style, (*path, key)) for key in ("mean", "low", "high"))
+        return Markup("{} ({} to {})").format(mean, low, high)
     if value is None:
         return Markup("not known")
-    return Markup('<data value="{}">{}</data>').format(
-        repr(float(value)), f"{value:.3f}".replace("-", "−")
+    return Markup('<data value="{}" data-figure="{}">{}</data>').format(
+        repr(float(value)), json_path(*map(str, path)), reward_table.as_text(value, style)
     )

@@ -13,28 +13,49 @@ from alignment.evaluation.plots import _INK, AFTER, NEUTRAL, _figure, _label, _s
 _MOST, _LEAST = 160, 14  # area of the marks, in square points
 
 
-def reliability_diagram(bins: Sequence[dict[str, float]]) -> str:
-    """Predicted against observed probability, one mark per bin; an empty text without bins."""
+def reliability_diagram(
+    bins: Sequence[dict[str, float]], before: Sequence[dict[str, float]] = (), page: str = ""
+) -> str:
+    """Predicted against observed probability, one mark per bin; an empty text without bins.
+
+    `before`: the bins without temperature scaling, drawn hollow. `page` tells the ids of several models apart.
+    """
     if not bins:
         return ""
     figure, axes = _figure(3.6)
-    predicted, observed, count = (
-        np.array([row[key] for row in bins]) for key in ("predicted", "observed", "count")
-    )
     axes.plot([0.5, 1], [0.5, 1], color=_INK, lw=0.9, ls=":")
-    axes.plot(predicted, observed, color=AFTER, lw=1.2, alpha=0.6)
-    area = _LEAST + (_MOST - _LEAST) * count / count.max()
-    axes.scatter(predicted, observed, s=area, c=AFTER, alpha=0.8, lw=0)
+    lowest = 0.5
+    for rows, label, colour in ((before, "before", NEUTRAL), (bins, "after", AFTER)):
+        if not rows:
+            continue
+        predicted, observed, count = (
+            np.array([row[key] for row in rows]) for key in ("predicted", "observed", "count")
+        )
+        hollow = label == "before"
+        axes.plot(predicted, observed, color=colour, lw=1.2, ls="--" if hollow else "-")
+        area = _LEAST + (_MOST - _LEAST) * count / count.max()
+        face = "none" if hollow else colour
+        axes.scatter(
+            predicted,
+            observed,
+            s=area,
+            facecolors=face,
+            edgecolors=colour,
+            label=f"{label} scaling",
+        )
+        lowest = min(lowest, float(observed.min()))
+    if before:
+        axes.legend(frameon=False, labelcolor=_INK, loc="upper left")
     axes.set(
         xlabel="predicted probability of the preferred completion",
         ylabel="consensus probability",
         xlim=(0.48, 1.02),
-        ylim=(min(0.48, float(observed.min()) - 0.03), 1.02),
+        ylim=(lowest - 0.03, 1.02),
     )
-    return _svg(figure, "reliability-diagram", "Reliability diagram of the reward model")
+    return _svg(figure, f"reliability-diagram{page}", "Reliability diagram of the reward model")
 
 
-def score_distribution(scores: dict[str, Any]) -> str:
+def score_distribution(scores: dict[str, Any], page: str = "") -> str:
     """Histogram of the scores with the mean and one standard deviation on either side."""
     figure, axes = _figure(2.6)
     counts, edges = (np.array(scores["histogram"][key], dtype=float) for key in ("counts", "edges"))
@@ -45,7 +66,7 @@ def score_distribution(scores: dict[str, Any]) -> str:
         axes.axvline(scores["mean"] + side * scores["std"], color=_INK, lw=0.9, ls=":")
     axes.set(xlabel="score (line: mean; dotted: one standard deviation)", ylabel="completions")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    return _svg(figure, "scores", "Distribution of the reward model's scores")
+    return _svg(figure, f"scores{page}", "Distribution of the reward model's scores")
 
 
 def accuracy_bars(rows: Sequence[dict[str, Any]], key: str, name: str) -> str:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from alignment.evaluation import reward_table
 from alignment.evaluation.bootstrap import Interval
 from alignment.evaluation.compare import ModelSummary
 from alignment.evaluation.evaluation import Evaluation
@@ -17,9 +18,17 @@ from alignment.records import text_of
 _DANGEROUS = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet would take such a cell for a formula
 
 
-def markdown(found: Evaluation, reviews: list[dict[str, Any]], people: list[dict[str, Any]]) -> str:
-    """The figures of `comparison.json` for a page of text or a model card. Completions are not quoted."""
-    return "\n".join(_lines(found, reviews, people)) + "\n"
+def markdown(
+    found: Evaluation,
+    reviews: list[dict[str, Any]],
+    people: list[dict[str, Any]],
+    evidence: dict[str, Any] | None = None,
+) -> str:
+    """The figures of `comparison.json` for a page of text or a model card. Completions are not quoted.
+
+    `evidence`: that of the rewards behind the candidate (`reward_evidence`).
+    """
+    return "\n".join([*_lines(found, reviews, people), *_evidence(evidence)]) + "\n"
 
 
 def _lines(
@@ -126,8 +135,26 @@ def _people(people: list[dict[str, Any]], reviews: list[dict[str, Any]]) -> Iter
             comment = " ".join(review["comment"].split())
             yield (
                 f"- **{review['verdict']}**, {review['reviewer']}, {review['created']}"
-                + (f": {_cell(comment)}" if comment else "")
+                + (f": {reward_table.cell(comment)}" if comment else "")
             )
+
+
+def _evidence(evidence: dict[str, Any] | None) -> Iterator[str]:
+    if evidence is None:
+        return
+    yield from ("", "### Reward model", "")
+    yield from (f"- {reward_table.cell(note)}" for note in evidence["notes"])
+    for model in evidence["models"]:
+        yield from (
+            "",
+            f"{reward_table.cell(model['name'])}:",
+            "",
+            *reward_table.markdown(model["trust"]),
+        )
+        yield from (
+            "",
+            *(f"- {reward_table.cell(message)}" for message in model["result"]["messages"]),
+        )
 
 
 def _head(columns: tuple[str, ...]) -> Iterator[str]:
@@ -136,14 +163,7 @@ def _head(columns: tuple[str, ...]) -> Iterator[str]:
 
 
 def _row(*cells: str) -> str:
-    return "| " + " | ".join(_cell(cell) for cell in cells) + " |"
-
-
-def _cell(text: str) -> str:
-    """Text that cannot end a cell or begin markup."""
-    for character in ("\\", "|", "<", "*", "_", "`", "["):
-        text = text.replace(character, f"\\{character}")
-    return text.replace("\n", " ")
+    return "| " + " | ".join(reward_table.cell(cell) for cell in cells) + " |"
 
 
 def csv_table(found: Evaluation, material: Material) -> str:

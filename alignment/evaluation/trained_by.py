@@ -19,11 +19,11 @@ def training_scorers(folder: Path) -> set[str]:
     """
     found: set[str] = set()
     for file in (POLICY_FILE, REWARD_FILE):
-        record = _record(folder / file)
+        record = record_of(folder / file)
         for name in _names(record):
             found.add(name)
             if file == POLICY_FILE and Path(name).is_dir():
-                found |= set(_names(_record(Path(name) / REWARD_FILE)))
+                found |= set(_names(record_of(Path(name) / REWARD_FILE)))
     return found
 
 
@@ -38,7 +38,8 @@ def _place(name: str) -> set[str]:
     return {str(Path(name).resolve())} if Path(name).exists() else set()
 
 
-def _record(path: Path) -> dict[str, Any]:
+def record_of(path: Path) -> dict[str, Any]:
+    """What a file records; nothing where it cannot be read."""
     try:
         record = read_json(path) if path.is_file() else {}
     except InputError:

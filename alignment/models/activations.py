@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface
@@ -36,6 +37,7 @@ class Activations:
     rest: tuple[float, float, float]
     adapter_layer: float  # parameters of the adapter on one decoder layer
     adapter_rest: float  # and on what lies outside the decoder layers
+    adapted_layer: float  # weights of one decoder layer that carry an adapter
 
     def saved(self, sequences: int, length: int, layers: int) -> float:
         """Bytes kept for the backward pass of `sequences` x `length` tokens through `layers` layers and the rest."""
@@ -66,6 +68,8 @@ def count_activations(
     for layers in (2, 3):
         model = _model(config, layers, dtype, lora_rank, target_modules)
         trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        tuners = [m for m in model.modules() if isinstance(m, BaseTunerLayer)]
+        adapted = sum(m.get_base_layer().weight.numel() for m in tuners)  # pyright: ignore
         try:
             once, twice, thrice = (_saved_bytes(model, n * _LENGTH, autocast) for n in (1, 2, 3))
         except (RuntimeError, NotImplementedError, TypeError) as error:
@@ -78,11 +82,11 @@ def count_activations(
         )  # the second difference of a parabola is twice its leading coefficient
         slope = twice - once - 1.5 * bend
         fixed = once - slope - bend / 2
-        counts[layers] = (bend / 2 / _LENGTH**2, slope / _LENGTH, fixed, trainable)
+        counts[layers] = (bend / 2 / _LENGTH**2, slope / _LENGTH, fixed, trainable, adapted)
     layer = [three - two for two, three in zip(counts[2], counts[3], strict=True)]
     rest = [two - 2 * one for two, one in zip(counts[2], layer, strict=True)]
     return Activations(
-        (layer[0], layer[1], layer[2]), (rest[0], rest[1], rest[2]), layer[3], rest[3]
+        (layer[0], layer[1], layer[2]), (rest[0], rest[1], rest[2]), layer[3], rest[3], layer[4]
     )
 
 

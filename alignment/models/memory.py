@@ -7,7 +7,11 @@ of Adam), plus what that moment adds:
     first backward layer  activations of all layers, gradients inside one layer (and its recomputed activations); in PPO
                           those of policy and value, whose pass is the last forward and so the first backward
     update of the weights the gradients of everything that trains
-    generation (PPO)      keys and values of the rollout, logits of one token per sequence
+    generation (PPO)      keys and values of the rollout, logits of one token per sequence, and a copy of the weights
+                          that carry the policy's adapter, with it added (`ppo.merge_for_generation`)
+
+The backward pass ends at the lowest layer with an adapter, so nothing is kept below it. Where PPO shares those layers
+(`ppo.share_lower_trunk`), the states that leave them are held for the whole rollout.
 
 Figures are bytes per device. The tile of logits is that of TRL's fused head, which never holds batch x length x
 vocabulary: 4096 tokens x 32768 words at most (trl/kernels/chunked_logprob.py). FSDP shards weights, gradients and
@@ -24,6 +28,7 @@ from typing import Any, Literal
 from alignment.config import Precision
 from alignment.errors import InputError
 from alignment.models.activations import Activations
+from alignment.models.lora import layer_numbers
 from alignment.models.shapes import ModelShape
 
 TILE_TOKENS, TILE_WORDS = 4096, 32768  # TRL's TOKEN_CHUNK_SIZE and _CHUNKED_LOGPROB_CHUNK_SIZE
@@ -52,6 +57,11 @@ class Setting:
     sharding: Literal["ddp", "fsdp"] = "ddp"
     activation_checkpointing: bool = False
     critic: Literal["adapter", "head"] = "adapter"
+    value_init: Literal["reward", "zero"] = "reward"
+    lora_layers: str | tuple[int, ...] = "all"
+    reward_layers: str | tuple[int, ...] = "all"  # of PPO's reward model
+    share_lower_trunk: bool = True
+    merge_for_generation: bool = True
     accelerator: bool = True  # mixed precision and Triton's kernels, or a processor
 
     def __post_init__(self) -> None:
@@ -72,6 +82,11 @@ class Setting:
     @property
     def length(self) -> int:
         return self.prompt_length + self.completion_length
+
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes of a number in the residual stream."""
+        return 4 if self.precision == "fp32" else self.compute_bytes
 
     @property
     def compute_bytes(self) -> int:
@@ -129,13 +144,42 @@ def weight_bytes(shape: ModelShape, setting: Setting) -> float:
     return others + shape.linear_parameters / 2 + scales
 
 
-def adapter_count(setting: Setting) -> tuple[int, int]:
-    """Adapters held, and adapters that train: policy, reward and value in PPO; a value head needs no adapter."""
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter on some decoder layers, sorted. `passes`: it has a pass of its own in each update."""
+
+    role: str
+    layers: list[int]
+    trains: bool = True
+    passes: bool = True
+
+
+def adapters(shape: ModelShape, setting: Setting) -> list[Adapter]:
+    """One; in PPO policy and reward, and the value unless it is a head on the policy's states."""
     if setting.lora_rank is None:
-        return 0, 0
+        return []
+    own = layer_numbers(setting.lora_layers, shape.num_hidden_layers)
     if setting.stage != "ppo":
-        return 1, 1
-    return (3, 2) if setting.critic == "adapter" else (2, 1)
+        return [Adapter(setting.stage, own)]
+    rewards = layer_numbers(setting.reward_layers, shape.num_hidden_layers)
+    found = [Adapter("policy", own), Adapter("reward", rewards, trains=False, passes=False)]
+    if setting.critic == "adapter":
+        found.append(Adapter("value", rewards if setting.value_init == "reward" else own))
+    return found
+
+
+def shared_layers(shape: ModelShape, setting: Setting) -> int:
+    """The lower layers that PPO computes once per rollout: those below every adapter that trains."""
+    if setting.stage != "ppo" or not setting.share_lower_trunk:
+        return 0
+    return min(each.layers[0] for each in adapters(shape, setting) if each.trains)
+
+
+def lower_state_bytes(shape: ModelShape, setting: Setting) -> float:
+    """The states of a whole rollout that enter the first layer which is not shared."""
+    if not shared_layers(shape, setting):
+        return 0.0
+    return setting.rollout * setting.length * shape.hidden_size * setting.stream_bytes
 
 
 def held_always(shape: ModelShape, kept: Activations, setting: Setting) -> dict[str, float]:
@@ -145,10 +189,12 @@ def held_always(shape: ModelShape, kept: Activations, setting: Setting) -> dict[
         trained = weights
         parts = {"weights": weights}
     else:
-        held, trains = adapter_count(setting)
-        one = ADAPTER_BYTES * kept.adapter(shape.num_hidden_layers)
-        trained = trains * one
-        parts = {"weights": weights, "adapters": held * one}
+        sizes = [
+            (ADAPTER_BYTES * kept.adapter(len(each.layers)), each.trains)
+            for each in adapters(shape, setting)
+        ]
+        trained = sum(size for size, trains in sizes if trains)
+        parts = {"weights": weights, "adapters": sum(size for size, _ in sizes)}
     parts["Adam's moments"] = 2 * trained
     parts["gradients"] = trained
     if setting.devices > 1 and setting.sharding == "fsdp":
@@ -161,15 +207,23 @@ def held_always(shape: ModelShape, kept: Activations, setting: Setting) -> dict[
     return parts
 
 
-def activation_bytes(shape: ModelShape, kept: Activations, setting: Setting) -> tuple[float, float]:
-    """Kept by one forward pass of the trunk, and added while one layer is computed anew (with checkpointing)."""
-    sequences, length = setting.batch_size, setting.length
+def activation_bytes(
+    shape: ModelShape, kept: Activations, setting: Setting
+) -> tuple[float, float, float]:
+    """Kept by the first pass of an update, by all of them, and added while one layer is computed anew (checkpointing).
+
+    Each pass keeps what the layers from its lowest adapter up need. TRL lets checkpointed inputs take gradients, so
+    there all layers count that are run.
+    """
+    sequences, length, count = setting.batch_size, setting.length, shape.num_hidden_layers
+    firsts = [each.layers[0] for each in adapters(shape, setting) if each.passes] or [0]
     if not setting.activation_checkpointing:
-        return kept.saved(sequences, length, shape.num_hidden_layers), 0.0
-    stream = 4 if setting.precision == "fp32" else setting.compute_bytes
-    inputs = shape.num_hidden_layers * sequences * length * shape.hidden_size * stream
+        passes = [kept.saved(sequences, length, count - first) for first in firsts]
+        return passes[0], sum(passes), 0.0
+    run = count - shared_layers(shape, setting)
     outside = kept.saved(sequences, length, 0)
-    return inputs + outside, kept.saved(sequences, length, 1) - outside
+    inputs = run * sequences * length * shape.hidden_size * setting.stream_bytes + outside
+    return inputs, len(firsts) * inputs, kept.saved(sequences, length, 1) - outside
 
 
 def head_bytes(shape: ModelShape, setting: Setting) -> float:
@@ -194,13 +248,20 @@ def layer_gradient_bytes(shape: ModelShape, setting: Setting) -> float:
     return 2 * tokens * (shape.widest + shape.hidden_size) * setting.compute_bytes
 
 
-def generation_bytes(shape: ModelShape, setting: Setting) -> dict[str, float]:
-    """Keys and values of a whole rollout (one layer's twice, while it grows), and one token's logits per sequence."""
+def generation_bytes(shape: ModelShape, kept: Activations, setting: Setting) -> dict[str, float]:
+    """Keys and values of a whole rollout (one layer's twice, while it grows), one token's logits per sequence, and the
+    weights with the policy's adapter added, beside the weights themselves."""
     cached = setting.rollout * setting.length * shape.key_value_size * setting.compute_bytes
-    return {
+    parts: dict[str, float] = {
         "keys and values": cached * (shape.num_hidden_layers + 1),
         "logits": SAMPLING_COPIES * 4 * setting.rollout * shape.vocab_size,
     }
+    sharded = setting.devices > 1 and setting.sharding == "fsdp"
+    if setting.merge_for_generation and not sharded and setting.precision not in ("int8", "int4"):
+        policy = adapters(shape, setting)[0]
+        size = 4 if setting.precision == "fp32" else 2
+        parts["merged weights"] = size * kept.adapted_layer * len(policy.layers)
+    return parts
 
 
 def plan_memory(shape: ModelShape, kept: Activations, setting: Setting) -> Memory:
@@ -209,7 +270,9 @@ def plan_memory(shape: ModelShape, kept: Activations, setting: Setting) -> Memor
     gradients = always.pop("gradients")
     # Gradients are dropped after each update; they are there during a pass only where several passes are summed.
     between = {**always, **({"gradients": gradients} if setting.accumulation > 1 else {})}
-    activations, recomputed = activation_bytes(shape, kept, setting)
+    if lower := lower_state_bytes(shape, setting):
+        between["lower states"] = always["lower states"] = lower
+    activations, all_passes, recomputed = activation_bytes(shape, kept, setting)
     going_back = layer_gradient_bytes(shape, setting)
     full = setting.lora_rank is None
     update = {"gradients": gradients}
@@ -221,9 +284,8 @@ def plan_memory(shape: ModelShape, kept: Activations, setting: Setting) -> Memor
     if setting.stage != "reward":
         head = {"activations": activations, "logits and hidden states": head_bytes(shape, setting)}
         moments.append(_moment("language-model head", between, head))
-    passes = 2 if setting.stage == "ppo" and setting.critic == "adapter" else 1
     layer = {
-        "activations": passes * activations + recomputed,
+        "activations": all_passes + recomputed,
         "gradients inside a layer": going_back,
     }
     if full and setting.stage == "sft":  # that of the head is there already
@@ -231,7 +293,7 @@ def plan_memory(shape: ModelShape, kept: Activations, setting: Setting) -> Memor
     moments.append(_moment("first backward layer", between, layer))
     moments.append(_moment("update of the weights", always, update))
     if setting.stage == "ppo":
-        moments.append(_moment("generation", always, generation_bytes(shape, setting)))
+        moments.append(_moment("generation", always, generation_bytes(shape, kept, setting)))
     return Memory(setting, tuple(moments))
 
 

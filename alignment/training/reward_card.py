@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from alignment.evaluation import reward_table
+
 _CARD = """---
 library_name: peft
 base_model: {base_model}
@@ -21,14 +23,10 @@ labeler prefers the first.
 
 Measured on {held_out_pairs} pairs of {held_out_prompts} prompts that it has not seen.
 
-| figure | value |
-|---|---|
-{rows}
+{figures}
 
-{by_margin}
-{groups}
 {warnings}
-The examples it gets most wrong, and everything else, are in `trust.json` and `reward.html` beside this file.
+The texts of the examples it gets most wrong are in `trust.json` and `reward.html` beside this file.
 
 ## Use
 
@@ -63,9 +61,7 @@ def model_card(result: dict[str, Any], trust: dict[str, Any], about: dict[str, A
     with_heads = trust["uncertainty"] is not None
     return _CARD.format(
         base_model=base,
-        rows="\n".join(f"| {name} | {value} |" for name, value in _rows(trust)),
-        by_margin=_table("Accuracy by how sure the consensus is", "range", trust["by_margin"]),
-        groups=_table("Agreement with labelers", "group", trust["by_labeler_group"]),
+        figures="\n".join(reward_table.markdown(trust)),
         warnings="".join(f"- {sentence}\n" for sentence in result["messages"]),
         code=(_WHOLE if full else _ADAPTER.format(base_model=base)),
         heads=(
@@ -87,35 +83,3 @@ def model_card(result: dict[str, Any], trust: dict[str, Any], about: dict[str, A
             )
         },
     )
-
-
-def _rows(trust: dict[str, Any]) -> list[tuple[str, str]]:
-    length = trust["length_bias"]
-    rows = [
-        ("accuracy, with 95% interval", _with_interval(trust["accuracy"])),
-        ("a trusted labeler's agreement with the other labelers", _with_interval(trust["ceiling"])),
-        ("log loss, nats (of the labels themselves)", _losses(trust["log_loss"])),
-        ("expected calibration error", _number(trust["calibration"]["ece"])),
-        ("correlation of score and length", _number(length["correlation"])),
-        ("correlation of the labelers' preference and length", _number(length["labels"])),
-    ]
-    return [(name, value) for name, value in rows if value]
-
-
-def _table(title: str, key: str, rows: list[dict[str, Any]]) -> str:
-    if not rows:
-        return ""
-    lines = [f"| {row[key]} | {row['accuracy']:.1%} |" for row in rows]
-    return "\n".join([f"| {title} | |", "|---|---|", *lines, ""])
-
-
-def _with_interval(row: dict[str, float] | None) -> str:
-    return f"{row['mean']:.1%} ({row['low']:.1%} to {row['high']:.1%})" if row else ""
-
-
-def _losses(row: dict[str, float]) -> str:
-    return f"{row['after']:.3f} ({row['of_labels']:.3f})"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"

@@ -57,9 +57,9 @@ def trust_figures(
 
 
 def _calibration(pairs: trust.ScoredPairs, temperature: float) -> dict[str, Any]:
-    before, _ = trust.calibration(pairs.difference, pairs.probability, 1.0)
+    before, raw = trust.calibration(pairs.difference, pairs.probability, 1.0)
     after, bins = trust.calibration(pairs.difference, pairs.probability, temperature)
-    return {"ece_before": before, "ece": after, "bins": bins}
+    return {"ece_before": before, "ece": after, "bins": bins, "bins_before": raw}
 
 
 def _uncertainty(train: Scored, pairs: trust.ScoredPairs) -> dict[str, Any] | None:
