@@ -67,6 +67,7 @@ def train(folder, reward, out, **options):
                 "has_tool_images",
             ],
         ),
+        ("log", ["self", "logs", "start_time"]),
         ("training_step", ["self", "model", "inputs", "num_items_in_batch"]),
         ("_save", ["self", "output_dir", "state_dict"]),
         ("_save_checkpoint", ["self", "model", "trial"]),

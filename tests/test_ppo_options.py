@@ -373,3 +373,31 @@ def test_a_loss_that_is_not_a_number_stops_the_run(train, monkeypatch):
     monkeypatch.setattr(ppo_trainer.ppo_math, "value_losses", broken)
     with pytest.raises(TrainingError, match="loss of iteration 1 is not a number"):
         train()
+
+
+def test_report_to_gets_our_row(train, tmp_path, monkeypatch):
+    """TRL's own figures told reporters a reward of 0, and what the watch measures never reached them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    _, rows = train(report_to=["tensorboard"])
+    board = EventAccumulator(str(tmp_path / "board"))
+    board.Reload()
+    seen = {
+        tag.removeprefix("train/").replace("eval/", "eval_"): [e.value for e in board.Scalars(tag)]
+        for tag in board.Tags()["scalars"]
+    }
+    for name in ("reward", "kl", "tokens_per_second", "seconds", "eval_reward", "eval_toxicity"):
+        assert name in rows[0] and len(seen[name]) == 2, name
+    for name in rows[0]:
+        assert seen[name] == pytest.approx([row[name] for row in rows], rel=1e-5), name
+    assert any(seen["reward"]) and not {"reward_std", "reward_score"} & seen.keys()
+    assert not any(name.startswith("rewards/") for name in seen)
+    (tag,) = (tag for tag in board.Tags()["tensors"] if "samples" in tag)
+    told = [event.tensor_proto.string_val[0].decode() for event in board.Tensors(tag)]
+    samples = read_rows(tmp_path / "samples.jsonl")
+    assert len(told) == 2 and samples[0]["completion"] in told[0]
+    assert samples[-1]["completion"] in told[1]
+    state = max(tmp_path.glob("checkpoints/checkpoint-*/trainer_state.json"))
+    history = json.loads(state.read_text())["log_history"]
+    assert history[0]["reward"] == rows[0]["reward"] and "samples" not in history[0]

@@ -88,8 +88,10 @@ def test_a_long_completion_is_cut_and_how_much_is_told(tokenizer):
 
 def test_confidence_can_weigh_the_pairs(tokenizer):
     rows = [pair(TEXTS[0], TEXTS[1], confidence=0.9), pair(TEXTS[0], TEXTS[2], confidence=0.5)]
-    groups, _ = group_pairs(tokenizer, rows, 64, by_confidence=True)
-    assert groups[0].weight == pytest.approx([0.8, 0.0])
+    groups, warnings = group_pairs(tokenizer, rows, 64, by_confidence=True)
+    assert groups[0].weight == pytest.approx([0.8])
+    assert groups[0].completions == (TEXTS[0], TEXTS[1]), "what no pair needs is not encoded"
+    assert warnings.weightless_pairs == 1 and "left out" in warnings.sentences(64)[0]
     assert group_pairs(tokenizer, rows, 64)[0][0].weight.tolist() == [1.0, 1.0]
 
 

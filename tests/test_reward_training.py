@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -339,3 +340,23 @@ def test_odd_data_is_trained_on_and_told(llama_folder, tmp_path):
     kept = json.loads((tmp_path / "reward.json").read_text())
     assert len(kept["messages"]) == 4
     assert all(message in (tmp_path / "README.md").read_text() for message in kept["messages"])
+
+
+def coin_tosses(rows):
+    return [replace(pair, confidence=0.5) for pair in rows]
+
+
+def test_pairs_that_weigh_nothing_are_left_out(llama_folder, tmp_path):
+    """A batch of them alone was 0/0, and a validation split of them a loss of 0 that picked any weights."""
+    rows = pairs(14)[:36]
+    sure, unsure = rows[:12], coin_tosses(rows[12:])
+    weighted = quick(num_train_epochs=1, weight_by_confidence=True, validation_fraction=0.3)
+    result = train(llama_folder, tmp_path, weighted, ([*sure, *unsure], pairs(14)[36:]))
+    assert result.warnings["weightless_pairs"] == len(unsure)
+    assert result.train_pairs + result.validation_pairs == len(sure)
+    assert result.validation_pairs > 0
+    assert all(row["eval_loss"] > 0 for row in logged(tmp_path) if "eval_loss" in row)
+    with pytest.raises(TrainingError, match="Every training pair has the weight 0"):
+        train(llama_folder, tmp_path / "none", weighted, (unsure, pairs(14)[36:]))
+    with pytest.raises(TrainingError, match=r"from 1 and .* weigh nothing"):
+        train(llama_folder, tmp_path / "one", weighted, ([*sure[:3], *unsure], pairs(14)[36:]))

@@ -12,8 +12,10 @@ import inspect
 import resource
 import shutil
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -47,7 +49,9 @@ class PPOTrainer(GRPOTrainer):
         self.trunk, self.ppo, self.rewards = trunk, config, rewards
         self.kl_coef = config.kl_coef
         self.samples: list[dict[str, Any]] = []
-        self.extra_state: Callable[[], dict[str, Any]] = dict  # of whoever watches, for checkpoints
+        # Of whoever watches: what checkpoints keep of it, and its row of an iteration out of all figures.
+        self.extra_state: Callable[[], dict[str, Any]] = dict
+        self.row_of: Callable[[dict[str, Any]], dict[str, Any]] = dict
         self.model: Any
         self.args: Any
         super().__init__(model=trunk.model, reward_funcs=[_read_by_the_trunk], **kwargs)  # pyright: ignore[reportArgumentType]
@@ -402,6 +406,18 @@ class PPOTrainer(GRPOTrainer):
             if figure is not None:
                 self._metrics["train"][name].append(figure)
 
+    def log(self, logs: dict[str, Any], start_time: float | None = None) -> None:
+        """Reporters get the watch's row and the sample completions. TRL's figures stay out: its reward is always 0."""
+        figures, self._metrics["train"] = self._metrics["train"], defaultdict(list)
+        if not figures:  # the summary at the end of training
+            return super().log(logs, start_time)
+        row = self.row_of({**logs, **{name: fmean(told) for name, told in figures.items()}})
+        if self.args.report_to and self.samples:
+            row = {**row, "samples": _as_text(self.samples)}
+        super().log(row, start_time)
+        self.state.log_history[-1].pop("samples", None)  # each checkpoint writes the history
+        return None
+
     def create_optimizer(self, model: Any = None) -> Any:
         """As transformers', with a learning rate of its own for the value where one is asked for."""
         rate = self.ppo.critic_learning_rate
@@ -456,6 +472,14 @@ def memory_mb() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _as_text(samples: Sequence[dict[str, Any]]) -> str:
+    """Sample completions for people, in Markdown as TensorBoard shows it."""
+    return "\n\n".join(
+        f"**{one['prompt']}** {one['completion']} (reward {one['reward']:+.2f}, KL {one['kl']:.2f})"
+        for one in samples
+    )
 
 
 def _joined(parts: list[Any]) -> Any:

@@ -115,9 +115,9 @@ class Watch(TrainerCallback):
         self._iteration_began = time.perf_counter()
 
     def attach(self, trainer: PPOTrainer) -> None:
-        """Watch this trainer; its checkpoints carry what the alarm remembers."""
+        """Watch this trainer; its checkpoints carry what the alarm remembers, its reporters get our rows."""
         self._trainer = trainer
-        trainer.extra_state = self.state
+        trainer.extra_state, trainer.row_of = self.state, self.row_of
 
     # What a checkpoint keeps of the watch
 
@@ -161,13 +161,20 @@ class Watch(TrainerCallback):
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if not logs or "policy_loss" not in logs:  # the summary at the end of training
             return
+        self._write(self.rows[-1])
+        self._decide(control)
+        self._iteration_began = time.perf_counter()
+
+    def row_of(self, figures: dict[str, Any]) -> dict[str, Any]:
+        """The row of the iteration just done, out of all that the trainer logs, with evaluations where they are due.
+
+        Raises `TrainingError` where a loss is not a number.
+        """
         updates = self.config.num_ppo_epochs * self.config.num_mini_batches
-        iteration = round(state.global_step / updates)
+        iteration = round(self._trainer.state.global_step / updates)
         seconds = time.perf_counter() - self._iteration_began
-        row = {"iteration": iteration, **iteration_figures(logs), "seconds": seconds}
-        # TRL leaves what is not a number out of its means; None is a mean of nothing else.
-        told = [logs[key] for key in ("policy_loss", "value_loss", "kl")]
-        if any(figure is None or not np.isfinite(figure) for figure in told):
+        row = {"iteration": iteration, **iteration_figures(figures), "seconds": seconds}
+        if not all(np.isfinite(figures[key]) for key in ("policy_loss", "value_loss", "kl")):
             raise TrainingError(
                 f"A loss of iteration {iteration} is not a number. Lower ppo.learning_rate or ppo.reward_clip; the run "
                 "was stopped and marked failed."
@@ -176,9 +183,7 @@ class Watch(TrainerCallback):
         if iteration % self.config.eval_every == 0:
             row |= self._judge_held_out(iteration)
         self.rows.append(row)
-        self._write(row)
-        self._decide(control)
-        self._iteration_began = time.perf_counter()
+        return row
 
     def _write(self, row: dict[str, Any]) -> None:
         append_jsonl(self.out / METRICS_FILE, row)

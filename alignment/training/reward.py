@@ -184,6 +184,11 @@ def _prepared(
     longest = min(config.max_length, window or config.max_length)
     by_confidence = config.weight_by_confidence
     train, warnings = group_pairs(tokenizer, train_pairs, longest, by_confidence=by_confidence)
+    if not train and warnings.weightless_pairs:
+        raise TrainingError(
+            "Every training pair has the weight 0: the consensus is sure of none. Set reward.weight_by_confidence to "
+            "false, or collect more rankings."
+        )
     held_out, more = group_pairs(tokenizer, held_out_pairs, longest)
     warnings.add(more)
     if len(train) < 2 or not any((group.probability != 0.5).any() for group in held_out):
@@ -192,11 +197,6 @@ def _prepared(
             f"Of {len(train_pairs)} training and {len(held_out_pairs)} held-out pairs, those that can be used come "
             f"from {len(train)} and {len(held_out)} prompts; at least two to train on, one of which validates, and one "
             f"held out, with an order, are needed. {found} Rank completions of more prompts."
-        )
-    if not any(group.weight.any() for group in train):
-        raise TrainingError(
-            "Every training pair has the weight 0: the consensus is sure of none. Set reward.weight_by_confidence to "
-            "false, or collect more rankings."
         )
     train, validation = split_groups(train, config.validation_fraction, config.seed)
     return _Data(train, validation, held_out, longest, warnings)

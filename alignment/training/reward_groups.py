@@ -49,6 +49,7 @@ class DataWarnings:
     """What was odd about the pairs, counted. None of it stops the training."""
 
     identical_pairs: int = 0
+    weightless_pairs: int = 0
     empty_completions: int = 0
     contradictory_pairs: int = 0
     cut_completions: int = 0
@@ -68,6 +69,11 @@ class DataWarnings:
             (
                 self.identical_pairs,
                 f"{self.identical_pairs} pair(s) compare equal texts and were left out: they teach nothing.",
+            ),
+            (
+                self.weightless_pairs,
+                f"{self.weightless_pairs} pair(s) weigh nothing and were left out: the consensus is not sure of their "
+                "order at all. Set reward.weight_by_confidence to false to keep them.",
             ),
             (
                 self.empty_completions,
@@ -110,13 +116,17 @@ def group_pairs(
     """The pairs by prompt, in order of appearance, and what was odd about them.
 
     `longest`: tokens of prompt and completion at most; a longer completion is cut at its end. `by_confidence`: a pair
-    weighs 2 confidence - 1, between 0 (a coin toss) and 1, instead of 1.
+    weighs 2 confidence - 1 instead of 1; one that is a coin toss weighs 0 and is left out.
     """
     drafts: dict[str, _Draft] = {}
     warnings = DataWarnings()
     for pair in pairs:
         if pair.chosen == pair.rejected:
             warnings.identical_pairs += 1
+            continue
+        weight = 2 * pair.confidence - 1 if by_confidence else 1.0
+        if weight <= 0:
+            warnings.weightless_pairs += 1
             continue
         draft = drafts.get(pair.prompt_id)
         if draft is None:
@@ -132,7 +142,6 @@ def group_pairs(
                 (pair.rejected_id, pair.rejected),
             )
         ]
-        weight = max(2 * pair.confidence - 1, 0.0) if by_confidence else 1.0
         draft.pairs.append((places[0], places[1], pair.probability, weight))
     for draft in drafts.values():
         warnings.contradictory_pairs += _contradictions(draft)
