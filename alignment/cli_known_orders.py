@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from alignment.cli_shared import JsonOption, WorkspaceOption, job, rows, show
+from alignment.cli_shared import JsonOption, WorkspaceOption, job, me, rows, show
 from alignment.errors import InputError
 
 ByOption = Annotated[
@@ -37,7 +36,7 @@ def gold_import(
     from alignment.feedback.known_orders import KnownOrder, set_known_orders
     from alignment.files import read_jsonl
 
-    who = by or getpass.getuser()
+    who = by or me()
     read = [replace(order, set_by=who) for order in read_jsonl(file, KnownOrder.from_json)]
     with job(None, workspace, None, None) as work:
         stored = set_known_orders(work._store("workspace"), read)
@@ -76,7 +75,7 @@ def adjudicate(
         raise InputError(
             "Give the ranks, --rank COMPLETION_ID=RANK for each completion, or --withdraw."
         )
-    who = by or getpass.getuser()
+    who = by or me()
     with job(None, workspace, None, None) as work:
         store = work._store("workspace")
         figures: dict[str, Any] = {"prompt_id": prompt_id}

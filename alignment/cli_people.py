@@ -4,13 +4,12 @@ manager does about the people who rank, and keys for programs.
 
 from __future__ import annotations
 
-import getpass
 import json
 from typing import Annotated, Any
 
 import typer
 
-from alignment.cli_shared import JsonOption, WorkspaceOption, job, rows, show
+from alignment.cli_shared import JsonOption, WorkspaceOption, job, me, rows, show
 
 tokens_app = typer.Typer(help="API tokens: keys for programs.", no_args_is_help=True)
 _FIGURES = (
@@ -62,7 +61,7 @@ def _decision(action: str) -> Any:
 
         with job(None, workspace, None, None) as opened:
             store = opened._store("workspace")
-            decision = standing.decide(store, labeler, action, reason, by or getpass.getuser())
+            decision = standing.decide(store, labeler, action, reason, by or me())
         figures = {"decision": decision, "labeler": labeler, "action": action, "reason": reason}
         show(figures, as_json, "Decision recorded")
 
@@ -112,7 +111,7 @@ def invite(
     with job(None, workspace, None, None) as opened:
         days = opened.config.labelling.invitation_days
         store = opened._store("workspace")
-        secret = credentials.invite(store, role, by or getpass.getuser(), days)
+        secret = credentials.invite(store, role, by or me(), days)
     figures = {"role": role, "link": f"{url.rstrip('/')}/invite/{secret}", "days": days}
     show(figures, as_json, "Invitation made; the link is not kept")
 

@@ -1,16 +1,15 @@
-"""`concord runs`: ask for runs, watch them, end them, go on, compare: the control room of the command line."""
+"""`concord runs`: ask for runs, watch them, end them, go on: the control room of the command line."""
 
 from __future__ import annotations
 
-import getpass
-import json
 import time
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from alignment import cli_run_views
+from alignment.cli_run_views import SOURCE_HELP, RunId, StageArgument
 from alignment.cli_shared import (
     FsdpOption,
     JsonOption,
@@ -20,7 +19,7 @@ from alignment.cli_shared import (
     WorkspaceOption,
     job,
     launch_options,
-    rows,
+    me,
     show,
 )
 
@@ -28,63 +27,16 @@ runs_app = typer.Typer(
     help="Runs: start, watch, stop, resume, compare; what was run, with which figures.",
     no_args_is_help=True,
 )
-RunId = Annotated[str, typer.Argument(help="The run's id, as `runs list` shows it.")]
 MostOption = Annotated[int, typer.Option("--most", min=1, help="Runs that may work at once.")]
 WATCH_SECONDS = 1.0
-
-
-def _me() -> str:
-    """Who asks, for the record."""
-    return getpass.getuser()
-
-
-@runs_app.command("list")
-def runs_list(
-    workspace: WorkspaceOption = None,
-    everything: Annotated[bool, typer.Option("--all", help="Deleted runs too.")] = False,
-    as_json: JsonOption = False,
-) -> None:
-    """The runs of the workspace, newest first; runs whose process has died are marked."""
-    from alignment import control
-    from alignment.feedback import run_queue, runs
-
-    with job(None, workspace, None, None) as work:
-        store = work._store("workspace")
-        control.reap(work.workspace)
-        hidden = set() if everything else run_queue.deleted(store)
-        found = [run.to_json() for run in runs.runs(store) if run.run_id not in hidden]
-    rows(found, ("run_id", "stage", "status", "started", "message"), as_json, "runs")
-
-
-@runs_app.command("show")
-def runs_show(
-    run_id: RunId, workspace: WorkspaceOption = None, as_json: JsonOption = False
-) -> None:
-    """One run: its configuration, inputs, versions, figures, notes and how far it is."""
-    from alignment import control
-    from alignment.feedback import run_queue, runs
-
-    with job(None, workspace, None, None) as work:
-        run = runs.run(work._store("workspace"), run_id)
-        marks = run_queue.marks(work.workspace.store, run_id)
-        found = {
-            **run.to_json(),
-            "progress": control.progress_of(run),
-            "tags": run_queue.tags(marks),
-            "notes": [m.value for m in marks if m.kind == "note"],
-        }
-    if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
-    else:
-        Console().print_json(data=found)
+cli_run_views.add_commands(runs_app)
 
 
 @runs_app.command("start")
 def runs_start(
-    stage: Annotated[
-        str, typer.Argument(help="sample, consensus, reward, ppo, evaluate or round.")
-    ],
+    stage: StageArgument,
     workspace: WorkspaceOption = None,
+    source: Annotated[str | None, typer.Option(help=SOURCE_HELP)] = None,
     assignments: SetOption = None,
     fsdp: FsdpOption = None,
     nproc: NprocOption = None,
@@ -101,10 +53,13 @@ def runs_start(
         work._store("workspace")
         config = control.new_config(work.workspace, assignments or [], section)
         launch = launch_options(fsdp, nproc, launch_config)
+        files = control.reading(work.workspace, stage, source)
         if stage == "round":
-            asked = control.submit_round(work.workspace, config, by=_me(), launch=launch)
+            asked = control.submit_round(work.workspace, config, by=me(), launch=launch)
         else:
-            asked = [control.submit(work.workspace, stage, config, by=_me(), launch=launch)]
+            asked = [
+                control.submit(work.workspace, stage, config, by=me(), files=files, launch=launch)
+            ]
         started = control.dispatch(work.workspace, most)
         if watch:
             for run_id in asked:
@@ -151,8 +106,20 @@ def runs_stop(
 
     with job(None, workspace, None, None) as work:
         work._store("workspace")
-        said = control.stop(work.workspace, run_id, by=_me(), at_once=now)
+        said = control.stop(work.workspace, run_id, by=me(), at_once=now)
     show({"run_id": run_id, "message": said}, as_json, "Stop")
+
+
+@runs_app.command("first")
+def runs_first(
+    run_id: RunId, workspace: WorkspaceOption = None, as_json: JsonOption = False
+) -> None:
+    """Let a waiting run start before the others in the queue."""
+    from alignment.feedback import run_queue
+
+    with job(None, workspace, None, None) as work:
+        run_queue.move_to_front(work._store("workspace"), run_id, me())
+    show({"run_id": run_id, "place": 1}, as_json, "Moved to the front")
 
 
 @runs_app.command("resume")
@@ -175,7 +142,7 @@ def runs_resume(
     with job(None, workspace, None, None) as work:
         work._store("workspace")
         control.reap(work.workspace)
-        control.resume(work.workspace, run_id, by=_me())
+        control.resume(work.workspace, run_id, by=me())
         control.dispatch(work.workspace, most)
         if watch:
             _follow(work.workspace, run_id, work.progress)
@@ -197,7 +164,7 @@ def runs_clone(
 
     with job(None, workspace, None, None) as work:
         work._store("workspace")
-        cloned = control.clone(work.workspace, run_id, assignments or [], by=_me())
+        cloned = control.clone(work.workspace, run_id, assignments or [], by=me())
         started = control.dispatch(work.workspace, most)
     show({"run_id": cloned, "started": cloned in started}, as_json, "Cloned")
 
@@ -211,7 +178,7 @@ def runs_delete(
 
     with job(None, workspace, None, None) as work:
         work._store("workspace")
-        where = control.delete(work.workspace, run_id, by=_me())
+        where = control.delete(work.workspace, run_id, by=me())
     show({"run_id": run_id, "files": str(where)}, as_json, "Deleted")
 
 
@@ -224,7 +191,7 @@ def runs_restore(
 
     with job(None, workspace, None, None) as work:
         work._store("workspace")
-        control.restore(work.workspace, run_id, by=_me())
+        control.restore(work.workspace, run_id, by=me())
     show({"run_id": run_id}, as_json, "Restored")
 
 
@@ -255,7 +222,7 @@ def _mark(run_id: str, kind: str, text: str, workspace: Path | None, as_json: bo
     from alignment.feedback.run_queue import Mark, add_mark
 
     with job(None, workspace, None, None) as work:
-        add_mark(work._store("workspace"), Mark(run_id, kind, text, _me()))
+        add_mark(work._store("workspace"), Mark(run_id, kind, text, me()))
     show({"run_id": run_id, kind: text}, as_json, "Noted")
 
 
@@ -271,34 +238,8 @@ def runs_promote(
 
     with job(None, workspace, None, None) as work:
         work._store("workspace")
-        control.promote(work.workspace, run_id, by=_me(), comment=comment)
+        control.promote(work.workspace, run_id, by=me(), comment=comment)
     show({"current_policy": run_id}, as_json, "Promoted")
-
-
-@runs_app.command("compare")
-def runs_compare(
-    run_ids: Annotated[list[str], typer.Argument(help="Two or more runs.")],
-    workspace: WorkspaceOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Several runs beside each other: where their configurations differ, and what came out."""
-    from alignment import control
-
-    with job(None, workspace, None, None) as work:
-        work._store("workspace")
-        found = control.compare(work.workspace, run_ids)
-    if as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False))
-        return
-    shown = [*sorted({key for row in found["outcomes"] for key in row} - {"run_id"})]
-    table = [{key: row.get(key) for key in ("run_id", *shown)} for row in found["outcomes"]]
-    rows(table, ("run_id", *shown), False, "outcomes")
-    changes = [
-        {"option": key, **dict(zip(run_ids, values, strict=True))}
-        for key, values in found["differences"].items()
-    ]
-    if changes:
-        rows(changes, ("option", *run_ids), False, "differences")
 
 
 @runs_app.command("execute", hidden=True)

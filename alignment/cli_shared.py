@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import sys
 from collections.abc import Iterator
@@ -69,6 +70,11 @@ LaunchConfigOption = Annotated[
 stderr = Console(stderr=True)
 
 
+def me() -> str:
+    """Who gives the command, for the record: the name of their login."""
+    return getpass.getuser()
+
+
 def launch_options(
     fsdp: int | None, nproc: int | None, launch_config: Path | None
 ) -> dict[str, Any]:
@@ -98,9 +104,8 @@ def job(
         own = [opened.config_file] if opened and opened.config_file.exists() else []
         settings = load_config([*own, *(config or [])], assignments, section)
         progress = stack.enter_context(progress_bars())
-        yield Job(
-            settings, opened, {k: v for k, v in files.items() if v is not None}, out, progress
-        )
+        given = {k: v for k, v in files.items() if v is not None}
+        yield Job(settings, opened, given, out, progress, by=me())
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Starting, stopping and resuming runs in processes of their own, and comparing what came out.
+"""Starting, stopping and resuming runs in processes of their own.
 
 A run is asked for (`submit`), waits in the store's queue, and is started by `dispatch` as a process group of its own
 that outlives whoever started it. Nobody needs to stay: a run that ends starts the next. `reap` notices the dead.
@@ -27,6 +27,12 @@ from alignment.progress import Progress, silent
 from alignment.workspace import STOP_FILE, Workspace, new_run_id, run_folder, versions
 
 LOG_FILE, PROGRESS_FILE, BIN_FOLDER = "run.log", "progress.json", "bin"
+RECORDS = {  # what a run writes while it works
+    "log": LOG_FILE,
+    "metrics": "metrics.jsonl",
+    "samples": "samples.jsonl",
+    "warnings": "warnings.jsonl",
+}
 TRAINING = ("reward", "ppo")  # stages that can be spread over processes
 CHECKPOINTING = ("reward", "ppo")  # stages that end gracefully: a checkpoint first
 PROGRESS_SECONDS = 0.5
@@ -61,16 +67,10 @@ def submit(
     Raises `InputError` on an unknown stage, one that cannot be launched so, where the stage before has not run, or
     where there are no rankings to combine.
     """
-    if stage not in STAGES:
-        raise InputError(
-            f"There is no stage {stage!r}{nearest(stage, list(STAGES)) or ''}. Choose one of {', '.join(STAGES)}."
-        )
+    _check_stage(stage)
     if launch and stage not in TRAINING:
         raise InputError(f"Only training runs on several processes, not {stage}: leave that out.")
-    settled = dict(files or {})
-    reads = stage in _READS and (stage != "ppo" or config.ppo.uses_reward_model)
-    if reads and _READS[stage][0] not in settled:
-        settled |= _newest_input(workspace, stage, after)
+    settled = _settled(workspace, stage, config, files or {}, after)
     run_id = new_run_id(stage)
     folder = run_folder(run_id, workspace, None)
     frozen = _frozen(workspace, config, settled) if stage == "consensus" else None
@@ -122,6 +122,49 @@ def submit_round(
         spread = launch if stage in TRAINING else None
         chain.append(submit(workspace, stage, config, by=by, launch=spread, after=chain[-1:]))
     return chain
+
+
+def preview(
+    workspace: Workspace, stage: str, assignments: Sequence[str], source: str | None
+) -> dict[str, Any]:
+    """What `submit` would put into the queue: the stage's configuration, what it reads, and where it differs from the
+    stage's last run. Raises as `submit` and `load_config` do."""
+    _check_stage(stage)
+    config = new_config(workspace, assignments, stage)
+    present = getattr(config, stage).model_dump(mode="json")
+    last = next(iter(runs.runs(workspace.store, stage)), None)
+    before = {} if last is None else last.config
+    return {
+        "stage": stage,
+        "config": present,
+        "reads": _settled(workspace, stage, config, reading(workspace, stage, source)),
+        "last_run": None if last is None else last.run_id,
+        "differences": {
+            key: {"before": before[key], "now": value}
+            for key, value in present.items()
+            if key in before and before[key] != value
+        },
+    }
+
+
+def _check_stage(stage: str) -> None:
+    if stage not in STAGES:
+        raise InputError(
+            f"There is no stage {stage!r}{nearest(stage, list(STAGES)) or ''}. Choose one of {', '.join(STAGES)}."
+        )
+
+
+def _settled(
+    workspace: Workspace,
+    stage: str,
+    config: Config,
+    files: Mapping[str, str],
+    after: Sequence[str] = (),
+) -> dict[str, str]:
+    """`files`, and what the stage reads from the run before where that is not among them."""
+    reads = stage in _READS and (stage != "ppo" or config.ppo.uses_reward_model)
+    newest = reads and _READS[stage][0] not in files
+    return {**files, **(_newest_input(workspace, stage, after) if newest else {})}
 
 
 def _newest_input(workspace: Workspace, stage: str, after: Sequence[str]) -> dict[str, str]:
@@ -383,53 +426,6 @@ def promote(workspace: Workspace, run_id: str, *, by: str, comment: str = "") ->
             f"Only a finished PPO run has a policy to promote; {run_id!r} is a {run.stage} run, {run.status}."
         )
     run_queue.add_mark(workspace.store, Mark(run_id, "promote", comment, by))
-
-
-def compare(workspace: Workspace, run_ids: Sequence[str]) -> dict[str, Any]:
-    """Several runs beside each other: `differences` of their configurations (key -> one value per run), and `outcomes`.
-
-    The outcome of a PPO run takes toxicity, perplexity and verdict from the newest evaluation of its policy.
-    """
-    chosen = [runs.run(workspace.store, run_id) for run_id in run_ids]
-    keys = sorted({key for run in chosen for key in run.config})
-    differences = {
-        key: [run.config.get(key) for run in chosen]
-        for key in keys
-        if any(run.config.get(key) != chosen[0].config.get(key) for run in chosen[1:])
-    }
-    return {
-        "runs": [run.run_id for run in chosen],
-        "differences": differences,
-        "outcomes": [outcome(workspace, run) for run in chosen],
-    }
-
-
-_OUTCOME = ("reward_last", "kl", "explained_variance", "stop_reason", "accuracy", "iterations")
-_JUDGED = ("toxicity_before", "toxicity_after", "toxicity_reduction", "perplexity_after")
-
-
-def outcome(workspace: Workspace, run: Run) -> dict[str, Any]:
-    """The figures by which runs are compared."""
-    row: dict[str, Any] = {"run_id": run.run_id, "stage": run.stage, "status": run.status}
-    row |= {key: run.metrics[key] for key in _OUTCOME if key in run.metrics}
-    judged = run if run.stage == "evaluate" else evaluation_of(workspace, run)
-    if judged is not None:
-        row |= {key: judged.metrics[key] for key in _JUDGED if key in judged.metrics}
-        given = runs.reviews(workspace.store, judged.run_id)
-        row["verdict"] = given[-1].verdict if given else None
-    return row
-
-
-def evaluation_of(workspace: Workspace, run: Run) -> Run | None:
-    """The newest finished evaluation of a PPO run's policy."""
-    if run.folder is None:
-        return None
-    folder = Path(run.folder).resolve()
-    for other in runs.runs(workspace.store, "evaluate"):
-        policy = other.inputs.get("policy")
-        if other.status == "finished" and policy and Path(policy).resolve() == folder:
-            return other
-    return None
 
 
 def new_config(workspace: Workspace, assignments: Sequence[str], section: str | None) -> Config:

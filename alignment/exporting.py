@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import InputError
-from alignment.feedback import people, runs
+from alignment.feedback import audit, people, runs
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
 from alignment.files import read_json, whole_folder, write_text
@@ -41,6 +41,8 @@ def export_model(job: Any, merge: bool, dtype: str = "fp32") -> dict[str, Any]:
         write_text(
             folder / CARD_FILE, policy_card(store, policy, base, merged=merge, name=out.name)
         )
+    if store is not None:
+        audit.record(store, job.by, "export model", policy.name, merged=merge, folder=str(out))
     return {
         "what": "merged model" if merge else "adapter",
         "folder": str(out),

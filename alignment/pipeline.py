@@ -15,7 +15,7 @@ from alignment import labelling
 from alignment.config import Config
 from alignment.errors import InputError, nearest
 from alignment.exporting import write_card
-from alignment.feedback import people, run_queue, runs, snapshot
+from alignment.feedback import audit, people, run_queue, runs, snapshot
 from alignment.feedback.consensus import Consensus, fit_consensus
 from alignment.feedback.courtesy import courtesy
 from alignment.feedback.known_orders import KnownOrder, by_prompt
@@ -517,4 +517,5 @@ def export(job: Job, what: str, model_options: bool = False) -> dict[str, Any]:
     if job.out.exists():
         raise InputError(f"{job.out} exists already. Choose another name; nothing was overwritten.")
     write_jsonl(job.out, rows)
+    audit.record(store, job.by, f"export {what}", rows=len(rows), file=str(job.out))
     return {"what": what, "rows": len(rows), "file": str(job.out)}

@@ -1,5 +1,7 @@
 """Runs in processes of their own: the queue, ending, dying, cloning, deleting, comparing."""
 
+import csv
+import io
 import json
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from alignment import control, pipeline, processes
+from alignment import comparing, control, pipeline, processes
 from alignment.config import Config
 from alignment.errors import ConfigError, InputError, StoreError
 from alignment.feedback import people, run_queue, runs, snapshot
@@ -307,16 +309,29 @@ def test_runs_are_compared_by_what_differs_and_what_came_out(workspace):
         {},
         "finished",
         inputs={"policy": policy},
-        metrics={"toxicity_reduction": 0.9},
+        metrics={
+            "toxicity_reduction": 0.9,
+            "toxicity_after": {"mean": 0.1, "low": 0.05, "high": 0.15},
+        },
         folder=str(workspace.folder / "runs" / "evaluate-x"),
     )
     runs.save_run(workspace.store, evaluation)
     runs.add_review(workspace.store, Review("evaluate-x", "eve", "accept", "fine"))
-    found = control.compare(workspace, [first, clone])
+    found = comparing.compare(workspace, [first, clone])
     assert found["differences"] == {"kl_coef": [0.05, 0.2]}
     assert found["outcomes"][0]["toxicity_reduction"] == 0.9
     assert found["outcomes"][0]["verdict"] == "accept"
     assert "toxicity_reduction" not in found["outcomes"][1]
+    one, two = csv.DictReader(io.StringIO(comparing.compare_csv(found)))
+    assert (one["run_id"], one["reward_last"], one["kl"], one["verdict"]) == (
+        first,
+        "0.4",
+        "1.0",
+        "accept",
+    )
+    assert [one[f"toxicity_after{end}"] for end in ("", "_low", "_high")] == ["0.1", "0.05", "0.15"]
+    assert (one["config.kl_coef"], two["config.kl_coef"]) == ("0.05", "0.2")
+    assert (two["kl"], two["toxicity_after"]) == ("", ""), "what was not measured is empty"
 
 
 def test_progress_is_written_with_the_time_left(tmp_path):

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from starlette.routing import Mount, Route
 
 from alignment.errors import ConcordError, StoreError
-from alignment.feedback import credentials, lockout, people, runs, standing
+from alignment.feedback import audit, credentials, lockout, people, runs, standing
 from alignment.feedback.store import Store
 from alignment.feedback.toxicity_scores import toxicity_scores
 from alignment.records import Completion, Prompt
@@ -30,6 +30,7 @@ SECRET = b"a secret of at least thirty-two bytes"
 ANYBODY = {*people.ROLES, None}
 SIGNED_IN = set(people.ROLES)
 MANAGERS = {"engineer", "admin"}
+TOKEN_HOLDERS = {"reviewer", "engineer", "admin"}
 
 # Who may reach what. A route that is missing here fails `test_no_route_is_forgotten`.
 ROUTES = {
@@ -58,9 +59,13 @@ ROUTES = {
     ("GET", "/api/guidelines"): SIGNED_IN,
     ("POST", "/api/blind/next"): SIGNED_IN,
     ("POST", "/api/blind/answers"): SIGNED_IN,
-    ("GET", "/api/tokens"): SIGNED_IN,
-    ("POST", "/api/tokens"): SIGNED_IN,
-    ("DELETE", "/api/tokens/{token_id}"): SIGNED_IN,
+    ("GET", "/account"): SIGNED_IN,
+    ("POST", "/account/password"): SIGNED_IN,
+    ("POST", "/account/tokens"): SIGNED_IN,
+    ("POST", "/account/tokens/{token_id}/revoke"): SIGNED_IN,
+    ("GET", "/api/tokens"): TOKEN_HOLDERS,
+    ("POST", "/api/tokens"): TOKEN_HOLDERS,
+    ("DELETE", "/api/tokens/{token_id}"): TOKEN_HOLDERS,
     ("POST", "/api/sign-out-everywhere"): SIGNED_IN,
     ("POST", "/api/labelers/{labeler_id}/{action}"): MANAGERS,
     ("GET", "/api/quality"): MANAGERS,
@@ -74,6 +79,7 @@ ROUTES = {
     ("GET", "/api/runs/live"): {"engineer", "admin"},
     ("GET", "/api/runs/rounds/{what}.svg"): {"engineer", "admin"},
     ("GET", "/api/runs/compare"): {"engineer", "admin"},
+    ("GET", "/api/runs/compare.csv"): {"engineer", "admin"},
     ("GET", "/api/runs/{run_id}/lines/{name}"): {"engineer", "admin"},
     ("GET", "/api/runs/{run_id}/log"): {"engineer", "admin"},
     ("GET", "/api/runs/form"): {"engineer", "admin"},
@@ -90,9 +96,11 @@ ROUTES = {
     ("GET", "/review"): {"reviewer", "engineer", "admin"},
 }
 PROBES = {
+    "/account/tokens/{token_id}/revoke": "/account/tokens/1/revoke",
     "/api/runs/rounds/{what}.svg": "/api/runs/rounds/toxicity.svg",
     "/api/runs/form": "/api/runs/form?stage=ppo",
     "/api/runs/compare": "/api/runs/compare?ids=reward-1",
+    "/api/runs/compare.csv": "/api/runs/compare.csv?ids=reward-1",
     "/api/runs/{run_id}/lines/{name}": "/api/runs/ppo-1/lines/metrics",
     "/api/runs/{run_id}/log": "/api/runs/ppo-1/log",
     "/api/runs/{run_id}/{act}": "/api/runs/ppo-1/stop",
@@ -207,8 +215,8 @@ def test_every_route_is_open_to_its_roles_only(shared, role):
             assert answer.status_code not in (401, 405), where
             assert answer.status_code != 404 or path.startswith("/invite/"), where
             # A form without its token is refused by the page itself, not for the role.
-            forms = ("/sign-in", "/sign-out", "/invite/{secret}")
-            assert answer.status_code != 403 or path in forms or stale, where
+            forms = ("/sign-in", "/sign-out", "/invite", "/account")
+            assert answer.status_code != 403 or path.startswith(forms) or stale, where
         else:
             assert answer.status_code == (401 if role is None else 403), where
             assert answer.json()["detail"]
@@ -444,6 +452,67 @@ def test_sign_out_everywhere_ends_every_session_and_spares_the_others(app):
     assert phone.get("/api/me").status_code == 200 and desktop.get("/api/me").status_code == 401
 
 
+# The account
+
+
+def account_form(client, path: str, **values):
+    csrf = client.get("/api/me").json()["csrf"]
+    return client.post(f"/account/{path}", data={"token": csrf, **values})
+
+
+def test_a_password_is_changed_by_its_owner_and_other_sessions_end(app, store):
+    here, there = client_of(app, None), client_of(app, None)
+    for client in (here, there):
+        sign_in(client, "labeler", password("labeler"))
+    fresh = {"old": password("labeler"), "new": "quite another", "again": "quite another"}
+    for changes, status, says in (
+        ({"old": "a guess"}, 403, "present password is not right"),
+        ({"again": "quite anotter"}, 422, "differ"),
+        ({"new": "short", "again": "short"}, 422, "at least 8"),
+        ({"new": fresh["old"], "again": fresh["old"]}, 422, "Choose another"),
+    ):
+        answer = account_form(here, "password", **{**fresh, **changes})
+        assert (answer.status_code, says in answer.text) == (status, True)
+    assert here.post("/account/password", data={"token": "stale", **fresh}).status_code == 403
+    assert there.get("/api/me").status_code == 200, "nothing has changed so far"
+    answer = account_form(here, "password", **fresh)
+    assert (answer.status_code, answer.headers["location"]) == (303, "/account?changed")
+    assert here.get("/api/me").json()["name"] == "labeler", "whoever changed it stays"
+    assert "signed out everywhere else" in here.get("/account?changed").text
+    assert there.get("/api/me").status_code == 401
+    assert sign_in(there, "labeler", password("labeler")).status_code == 401
+    assert sign_in(there, "labeler", "quite another").status_code == 303
+    assert audit.entries(store, action="change password")[0]["who"] == "labeler"
+
+
+def test_guessing_the_present_password_is_slowed_down(app):
+    client = client_of(app, "labeler")
+    fields = {"old": "a guess", "new": "quite another", "again": "quite another"}
+    statuses = [account_form(client, "password", **fields).status_code for _ in range(6)]
+    assert statuses == [403] * 5 + [429]
+
+
+def test_tokens_are_made_and_revoked_on_the_account_page_but_not_by_labelers(app, store):
+    client = client_of(app, "reviewer")
+    assert account_form(client, "tokens", name=" ", days="90").status_code == 422
+    assert account_form(client, "tokens", name="script", days="9999").status_code == 422
+    made = account_form(client, "tokens", name="my <b>script</b>", days="30")
+    secret = made.text.split("<code>", 1)[1].split("</code>", 1)[0]
+    assert bearer(app, secret).get("/api/me").json()["name"] == "reviewer"
+    listed = client.get("/account").text
+    assert "my &lt;b&gt;script" in listed and secret not in listed
+    [row] = credentials.tokens(store, "reviewer")
+    other = account_form(client_of(app, "engineer"), f"tokens/{row['token_id']}/revoke")
+    assert other.status_code == 409
+    assert account_form(client, f"tokens/{row['token_id']}/revoke").status_code == 303
+    assert bearer(app, secret).get("/api/me").status_code == 401
+    labeler = client_of(app, "labeler")
+    assert "API tokens" not in labeler.get("/account").text
+    assert account_form(labeler, "tokens", name="mine", days="1").status_code == 403
+    assert account_form(labeler, "tokens/1/revoke").status_code == 403
+    assert credentials.tokens(store, "labeler") == []
+
+
 # Invitations and tokens
 
 
@@ -491,12 +560,12 @@ def bearer(app, token):
 
 
 def test_a_token_acts_for_its_account_under_the_same_rules(app, store):
-    client = client_of(app, "labeler")
+    client = client_of(app, "reviewer")
     made = client.post("/api/tokens", json={"name": "my script"}).json()
     assert made["token"] not in json.dumps(store.rows("SELECT * FROM api_tokens"))
     program = bearer(app, made["token"])
     me = program.get("/api/me").json()
-    assert (me["name"], me["csrf"]) == ("labeler", None)
+    assert (me["name"], me["csrf"]) == ("reviewer", None)
     task = program.post("/api/tasks/next").json()["task"]
     answer = {"token": task["token"], "ranks": ranks_of(task)}
     assert program.post("/api/rankings", json=answer).status_code == 200, "no CSRF token needed"
@@ -505,7 +574,7 @@ def test_a_token_acts_for_its_account_under_the_same_rules(app, store):
     assert program.post("/api/tokens", json={"name": "child"}).status_code == 403
     (row,) = client.get("/api/tokens").json()
     assert row["name"] == "my script" and row["last_used"]
-    assert client_of(app, "other").delete(f"/api/tokens/{row['token_id']}").status_code == 409
+    assert client_of(app, "engineer").delete(f"/api/tokens/{row['token_id']}").status_code == 409
     assert client.delete(f"/api/tokens/{row['token_id']}").json() == {}
     assert program.get("/api/me").status_code == 401
 
@@ -923,7 +992,7 @@ def test_engineers_import_and_export(app, store):
 
 
 def test_half_a_character_is_refused_everywhere(app):
-    client = client_of(app, "labeler")
+    client = client_of(app, "reviewer")
     token = client.post("/api/tasks/next").json()["task"]["token"]
     for method, path, body in (
         ("POST", "/api/skips", f'{{"token": "{token}", "reason": "\\ud800"}}'),

@@ -124,7 +124,7 @@ def test_a_round_without_a_figure_leaves_a_gap_in_the_picture():
         [line] = series.findall(f"{svg}polyline")
         assert len(line.get("points").split()) == 2, "the line ends before the gap"
     heights = [float(c.get("cy")) for c in before.findall(f"{svg}circle")[:3]]
-    assert heights == [pytest.approx(BOTTOM - 0.6 / 0.7 * (BOTTOM - TOP), abs=0.06)] * 3
+    assert heights == [pytest.approx(BOTTOM - 0.6 / 0.8 * (BOTTOM - TOP), abs=0.06)] * 3
     assert "prefers-color-scheme: dark" in root.find(f"{svg}style").text
     ElementTree.fromstring(rounds_chart("agreement", []))
 

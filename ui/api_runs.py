@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from pydantic import BaseModel, Field
 
-from alignment import control
+from alignment import comparing, control
 from alignment.config import Config
 from alignment.errors import ConcordError
 from alignment.feedback import run_queue, runs
@@ -38,8 +38,9 @@ LARGEST_PIECE_BYTES = 200_000  # of a log or record, in one answer
 Engineer = Annotated[Account, Depends(one_of(ENGINEERS))]
 Stage = Literal["sample", "consensus", "reward", "ppo", "evaluate", "round"]
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,80}$")]
+MOST_COMPARED = 12
+_CSV: dict[str, Any] = {"content": {"text/csv": {}}}
 _SVG: dict[str, Any] = {"content": {"image/svg+xml": {}}}
-_FILES = {"metrics": "metrics.jsonl", "samples": "samples.jsonl", "warnings": "warnings.jsonl"}
 
 
 class Start(BaseModel):
@@ -104,6 +105,12 @@ def run_routes(store: Store, folder: Path) -> APIRouter:
 def _watching(workspace: Workspace, listing: Fresh) -> APIRouter:
     router = APIRouter(prefix="/runs")
 
+    def compared(ids: str) -> dict[str, Any]:
+        chosen = dict.fromkeys(ids.split(","))
+        if len(chosen) > MOST_COMPARED:
+            raise HTTPException(422, f"At most {MOST_COMPARED} runs can be compared at once.")
+        return comparing.compare(workspace, [_known(workspace, name).run_id for name in chosen])
+
     @router.get("/live")
     def live(
         request: Request, response: Response, who: Engineer, run: RunId | None = None
@@ -127,8 +134,17 @@ def _watching(workspace: Workspace, listing: Fresh) -> APIRouter:
     @router.get("/compare")
     def compare(who: Engineer, ids: str) -> dict[str, Any]:
         """Runs beside each other; `ids` parted by commas."""
-        chosen = [_known(workspace, run_id).run_id for run_id in ids.split(",")][:12]
-        return control.compare(workspace, chosen)
+        return compared(ids)
+
+    @router.get("/compare.csv", response_class=Response, responses={200: _CSV})
+    def compare_csv(who: Engineer, ids: str) -> Response:
+        """The same as a table: a row per run."""
+        drawn = comparing.compare_csv(compared(ids))
+        name = {
+            "content-disposition": 'attachment; filename="runs.csv"',
+            "cache-control": "no-store",
+        }
+        return Response(drawn, media_type="text/csv", headers=name)
 
     @router.get("/{run_id}/lines/{name}")
     def lines(
@@ -138,7 +154,7 @@ def _watching(workspace: Workspace, listing: Fresh) -> APIRouter:
         start: int = 0,
     ) -> dict[str, Any]:
         """The rows of a growing record from byte `start` on, whole lines only; `end` is where to go on."""
-        text, end = _piece(_folder(workspace, run_id) / _FILES[name], start)
+        text, end = _piece(_folder(workspace, run_id) / control.RECORDS[name], start)
         whole, _, rest = text.rpartition("\n")
         rows = [json.loads(line) for line in whole.split("\n") if line]
         return {"rows": rows, "end": end - len(rest.encode())}
@@ -146,7 +162,7 @@ def _watching(workspace: Workspace, listing: Fresh) -> APIRouter:
     @router.get("/{run_id}/log")
     def log(who: Engineer, run_id: RunId, start: int = 0) -> dict[str, Any]:
         """The log from byte `start` on; a negative start counts from its end."""
-        text, end = _piece(_folder(workspace, run_id) / control.LOG_FILE, start)
+        text, end = _piece(_folder(workspace, run_id) / control.RECORDS["log"], start)
         return {"text": text, "end": end}
 
     return router
@@ -242,9 +258,14 @@ def _acting(workspace: Workspace) -> APIRouter:
         control.restore(workspace, run_id, by=by)
         return "It is back."
 
+    def first(run_id: str, _: Action, by: str) -> str:
+        run_queue.move_to_front(workspace.store, run_id, by)
+        return "It is the next to start."
+
     acts: dict[str, Callable[[str, Action, str], str]] = {
         "stop": lambda run_id, _, by: control.stop(workspace, run_id, by=by),
         "stop-now": lambda run_id, _, by: control.stop(workspace, run_id, by=by, at_once=True),
+        "first": first,
         "resume": resume,
         "clone": clone,
         "delete": delete,
@@ -261,6 +282,7 @@ def _acting(workspace: Workspace) -> APIRouter:
         act: Literal[
             "stop",
             "stop-now",
+            "first",
             "resume",
             "clone",
             "delete",
@@ -311,10 +333,11 @@ def _listing(workspace: Workspace) -> dict[str, Any]:
                 "tags": run_queue.tags(marks.get(run.run_id, [])),
                 "deleted": run.run_id in gone,
                 "progress": control.progress_of(run) if run.status in run_queue.ACTIVE else None,
-                "outcome": control.outcome(workspace, run),
+                "outcome": comparing.outcome(workspace, run),
             }
             for run in runs.runs(store)
         ],
+        "queue": [request.run_id for request in run_queue.queue(store)],
         "current_policy": run_queue.current_policy(store),
         "rounds": [one.to_json() for one in rounds(store)],
         "next": next_steps(store),
@@ -325,12 +348,12 @@ def _detail(workspace: Workspace, run: Run) -> dict[str, Any]:
     """One run in full, with the sizes of its growing files."""
     folder = Path(run.folder or "")
     request = run_queue.request_of(workspace.store, run.run_id)
-    sizes = {name: _size(folder / file) for name, file in _FILES.items()}
-    evaluation = control.evaluation_of(workspace, run) if run.stage == "ppo" else None
+    sizes = {name: _size(folder / file) for name, file in control.RECORDS.items()}
+    evaluation = comparing.evaluation_of(workspace, run) if run.stage == "ppo" else None
     return {
         **run.to_json(),
         "progress": control.progress_of(run),
-        "sizes": {**sizes, "log": _size(folder / control.LOG_FILE)},
+        "sizes": sizes,
         "report": (folder / "report.html").is_file(),
         "evaluation": None if evaluation is None else evaluation.run_id,
         "marks": [

@@ -23,6 +23,7 @@ from alignment.errors import ConcordError
 from alignment.feedback.live_consensus import LiveConsensus
 from alignment.feedback.store import Store
 from ui.access import Access
+from ui.account import account_routes
 from ui.api import add_error_handlers, api_routes
 from ui.blind_api import blind_routes
 from ui.blind_page import blind_page
@@ -39,7 +40,7 @@ from ui.review_page import review_page
 from ui.runs_page import runs_page
 from ui.sessions import Sessions, workspace_secret
 from ui.shell import ASSETS, asset_url
-from ui.sign_in import door_routes
+from ui.sign_in import FormDesk, door_routes
 
 
 def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
@@ -61,7 +62,9 @@ def create_app(workspace: Path, *, secret: bytes | None = None) -> FastAPI:
     app.state.desk = desk
     app.add_middleware(Guard, store=store, sessions=sessions)
     add_error_handlers(app)
-    app.include_router(door_routes(store, sessions))
+    forms = FormDesk(sessions)
+    app.include_router(door_routes(store, sessions, forms))
+    app.include_router(account_routes(store, sessions, forms))
     app.include_router(api_routes(desk))
     app.include_router(blind_routes(store))
     app.include_router(report_routes(store, workspace))

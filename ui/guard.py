@@ -30,6 +30,7 @@ PUBLIC = ("/sign-in", "/invite", "/assets", "/favicon.ico")
 PATHS: dict[str, frozenset[str]] = {
     "/": EVERYBODY,
     "/sign-out": EVERYBODY,
+    "/account": EVERYBODY,
     "/api": EVERYBODY,
     "/board": EVERYBODY,
     "/blind": EVERYBODY,
@@ -39,6 +40,7 @@ PATHS: dict[str, frozenset[str]] = {
     "/review": REVIEWERS,
     "/reports": REVIEWERS,
     "/people": ENGINEERS,
+    "/api/tokens": REVIEWERS,
     "/api/quality": ENGINEERS,
     "/api/labelers": ENGINEERS,
     "/api/invitations": ENGINEERS,
@@ -168,8 +170,8 @@ class Guard:
         # Nobody reads the last page with the back button after signing out.
         if headers.get("content-type", "").startswith(("text/html", "application/json")):
             headers.setdefault("cache-control", "no-store")
-        # Signing in or out sets the cookie itself.
-        if renewed is not None and not under(scope["path"], ("/sign-in", "/sign-out")):
+        # Signing in or out, or another password, sets the cookie itself.
+        if renewed is not None and not under(scope["path"], ("/sign-in", "/sign-out", "/account")):
             carrier = Response()
             set_session_cookie(carrier, self.sessions, renewed, secure=scope["scheme"] == "https")
             headers.append("set-cookie", carrier.headers["set-cookie"])

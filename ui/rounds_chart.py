@@ -14,13 +14,13 @@ from alignment.feedback.rounds import Figure, Round
 from ui.shell import fragment
 
 What = Literal["toxicity", "agreement"]
-LEFT, RIGHT, TOP, BOTTOM = 40.0, 470.0, 12.0, 150.0  # the plotting area, in SVG units
+LEFT, RIGHT, TOP, BOTTOM = 36.0, 352.0, 12.0, 150.0  # the plotting area, in SVG units
 APART = 5.0  # half the distance of two figures of one round
 _SERIES: dict[What, tuple[tuple[str, str], ...]] = {
     "toxicity": (("toxicity_before", "before"), ("toxicity_after", "after")),
     "agreement": (
-        ("alpha", "Krippendorff's alpha of the labelers"),
-        ("agreement", "share of votes that go with the consensus"),
+        ("alpha", "Krippendorff's alpha"),
+        ("agreement", "votes with the consensus"),
     ),
 }
 
@@ -60,6 +60,7 @@ def rounds_chart(what: What, rounds: Sequence[Round]) -> str:
         numbers=[(one.number, LEFT + (i + 0.5) * step) for i, one in enumerate(rounds)],
         every=max(1, math.ceil(len(rounds) / 20)),
         area=(LEFT, RIGHT),
+        legends=(LEFT, LEFT + 145),
     )
 
 
@@ -67,10 +68,11 @@ AGREEMENT = Axis(-0.2, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
 
 
 def toxicity_axis(figures: Sequence[Figure | None]) -> Axis:
-    """From 0 to the next tenth above everything that is shown."""
+    """From 0 to the next mark above everything that is shown, with at most six marks."""
     top = max((f.high or f.mean for f in figures if f is not None), default=1.0)
-    high = max(0.1, math.ceil(10 * top - 1e-9) / 10)
-    return Axis(0.0, high, tuple(round(high * i / 4, 4) for i in range(5)))
+    step = next(step for step in (0.02, 0.1, 0.2) if top <= 5 * step)
+    marks = max(1, math.ceil(top / step - 1e-9))
+    return Axis(0.0, marks * step, tuple(round(i * step, 4) for i in range(marks + 1)))
 
 
 def _point(figure: Figure, x: float, axis: Axis) -> dict[str, Any]:

@@ -28,10 +28,9 @@ HASHES_AT_ONCE = 2
 T = TypeVar("T")
 
 
-def door_routes(store: Store, sessions: Sessions) -> APIRouter:
+def door_routes(store: Store, sessions: Sessions, desk: FormDesk) -> APIRouter:
     """`/sign-in`, `/sign-out` and `/invite/{secret}`."""
     router = APIRouter(include_in_schema=False)
-    desk = FormDesk(sessions)
     router.include_router(sign_in_routes(store, sessions, desk))
     router.include_router(invite_routes(store, desk))
     return router
@@ -62,7 +61,7 @@ def sign_in_routes(store: Store, sessions: Sessions, desk: FormDesk) -> APIRoute
         address = request.client.host if request.client else ""
         wait = await run_in_threadpool(lockout.wait, store, name, address)
         if wait > 0:
-            return _locked(form(request, 429, _too_many(wait), name), wait)
+            return _locked(form(request, 429, too_many(wait), name), wait)
         who = await desk.hashed(lambda: people.sign_in(store, name.strip(), password))
         outcome = lockout.succeeded if who else lockout.failed
         await run_in_threadpool(outcome, store, name, address)
@@ -169,7 +168,8 @@ class FormDesk:
         return response
 
 
-def _too_many(wait: float) -> str:
+def too_many(wait: float) -> str:
+    """What somebody is told who has guessed too often."""
     minutes = math.ceil(wait / 60)
     return f"Too many failed attempts. Try again in {minutes} minute{'s'[: minutes > 1]}."
 

@@ -8,7 +8,7 @@ from alignment.config import LabellingConfig
 from alignment.feedback import blind, run_queue, runs
 from alignment.feedback.assignment import RULES, left_for
 from alignment.feedback.people import Account
-from alignment.feedback.rounds import Round, rounds
+from alignment.feedback.rounds import Round, Step, rounds
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
 
@@ -39,10 +39,9 @@ def next_steps(store: Store) -> dict[str, str]:
     if not done:
         nothing = "Nothing to do yet: no completions have been sampled."
         return {"labeler": nothing, "engineer": _START, "reviewer": _review(store).text}
-    ranking = any(step.name == "rank" and step.state == "now" for step in done[-1].steps)
     return {
         "labeler": "Rank completions: tasks are open."
-        if ranking
+        if _ranking(done[-1])
         else "Nothing to rank at the moment.",
         "engineer": _engineer(done[-1]).text,
         "reviewer": _review(store).text,
@@ -71,16 +70,20 @@ def awaiting_verdict(store: Store) -> list[Run]:
 
 
 def _engineer(current: Round) -> Next:
-    """A run at work comes first; ranking may go on while the stages after it are done."""
-    open_steps = [step for step in current.steps if step.state == "now"]
-    if not open_steps:
+    step = current.current
+    if step is None:
         return Next(_AGAIN, "sample")
-    working = [step for step in open_steps if step.detail in ("queued", *run_queue.ACTIVE)]
-    if working:
-        return Next(f"{working[0].title}: its run is {working[0].detail}.", working[0].name)
-    names = [step.name for step in open_steps]
-    name = "rank" if names == ["rank", "consensus"] else names[-1]
+    if step.working:
+        return Next(f"{step.title}: its run is {step.detail}.", step.name)
+    name = "rank" if step.name == "consensus" and _ranking(current) else step.name
     return Next(_ENGINEER[name], name)
+
+
+def _ranking(current: Round) -> Step | None:
+    """The step of ranking, where it goes on."""
+    return next(
+        (step for step in current.steps if step.name == "rank" and step.state == "now"), None
+    )
 
 
 def _review(store: Store) -> Next:
@@ -99,13 +102,10 @@ def _rank(store: Store, who: Account, rules: LabellingConfig, done: list[Round])
         )
     if not done or (step := done[-1].current) is None:
         return Next("New tasks come with the next round.", None)
-    if step.name == "rank":
-        return Next(
-            f"Others are still ranking: {step.detail} of round {done[-1].number} are in.", None
-        )
-    return Next(
-        f"Round {done[-1].number} is at the step {step.title}; the next one brings new tasks.", None
-    )
+    number, ranking = done[-1].number, _ranking(done[-1])
+    if ranking:
+        return Next(f"Others are still ranking: {ranking.detail} of round {number} are in.", None)
+    return Next(f"Round {number} is at the step {step.title}; the next one brings new tasks.", None)
 
 
 def _compare(store: Store, who: Account) -> Next | None:

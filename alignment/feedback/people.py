@@ -144,6 +144,25 @@ def sign_in(store: Store, name: str, password: str) -> Account | None:
     return _account(rows[0]) if rows else None
 
 
+def change_password(store: Store, name: str, old: str, new: str) -> Account | None:
+    """Give the account another password and end its sessions; None where the old one is wrong.
+
+    Raises `InputError` where the new one is too short, or the old one.
+    """
+    if sign_in(store, name, old) is None:
+        return None
+    if new == old:
+        raise InputError("The new password is the old one. Choose another.")
+    password_hash = hashed(name, new)
+    with store.writing() as db:
+        db.execute(
+            "UPDATE accounts SET password_hash = ?, epoch = epoch + 1 WHERE account_id = ?",
+            [password_hash, name],
+        )
+        audit.note(db, name, "change password")
+    return account(store, name)
+
+
 def account(store: Store, account_id: str) -> Account | None:
     """The account of that name, or None."""
     rows = store.rows("SELECT * FROM accounts WHERE account_id = ?", [account_id])

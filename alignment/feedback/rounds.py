@@ -32,6 +32,11 @@ class Step:
     detail: str
     run_id: str | None = None
 
+    @property
+    def working(self) -> bool:
+        """Whether its run is at work, or waits for its turn."""
+        return self.detail in ("queued", *run_queue.ACTIVE)
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
@@ -60,8 +65,13 @@ class Round:
 
     @property
     def current(self) -> Step | None:
-        """The step that is under way or the next to do; None where the round is complete."""
-        return next((step for step in self.steps if step.state == "now"), None)
+        """The step whose run is at work, or else the furthest one to do next; None where the round is complete.
+
+        Ranking may go on while later steps are done.
+        """
+        nows = [step for step in self.steps if step.state == "now"]
+        working = (step for step in nows if step.working)
+        return next(working, nows[-1] if nows else None)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -19,7 +19,7 @@ from alignment.processes import ProcessId
 
 STAGES = ("sample", "consensus", "reward", "ppo", "evaluate")
 WAITING, ACTIVE, ENDED = ("queued",), ("starting", "running"), ("finished", "stopped", "failed")
-MARKS = ("note", "tag", "untag", "promote", "delete", "restore")
+MARKS = ("note", "tag", "untag", "promote", "delete", "restore", "first")
 CLAIM_SECONDS = 20  # a claimed run whose process is not there by then goes back into the queue
 
 
@@ -90,8 +90,31 @@ def requeue(store: Store, run_id: str, by: str) -> None:
         _set(store, run_id, "queued", None)
 
 
+# Those that were moved to the front since they were asked for come first, the last moved before the others.
+_QUEUE = (
+    "SELECT q.* FROM runs r JOIN run_requests q USING (run_id) WHERE r.status = 'queued' ORDER BY "
+    "(SELECT max(mark_id) FROM run_marks m WHERE m.run_id = r.run_id AND m.kind = 'first' AND m.created >= q.created) "
+    "DESC, q.created, q.rowid"
+)
+
+
+def queue(store: Store) -> list[Request]:
+    """What waits, in the order in which it starts."""
+    return [_request(row) for row in store.rows(_QUEUE)]
+
+
+def move_to_front(store: Store, run_id: str, by: str) -> None:
+    """Let a queued run start before the others, as soon as those it waits for have finished."""
+    if run_id not in [request.run_id for request in queue(store)]:
+        status = runs.run(store, run_id).status
+        raise StoreError(
+            f"The run {run_id!r} is {status}; only a queued run can be moved to the front."
+        )
+    add_mark(store, Mark(run_id, "first", "", by))
+
+
 def claim_next(store: Store, most: int) -> str | None:
-    """Claim the oldest queued run whose predecessors have finished, while fewer than `most` are active.
+    """Claim the first queued run whose predecessors have finished, while fewer than `most` are active.
 
     Queued runs whose predecessor failed, was stopped or deleted are marked failed, with the reason.
     """
@@ -100,13 +123,7 @@ def claim_next(store: Store, most: int) -> str | None:
         active = db.execute(  # a run without a process takes up nothing
             "SELECT count(*) FROM runs JOIN run_processes USING (run_id) WHERE status IN ('starting', 'running')"
         ).fetchone()[0]
-        queued = list(
-            db.query(
-                "SELECT r.run_id, q.after FROM runs r JOIN run_requests q USING (run_id) "
-                "WHERE r.status = 'queued' ORDER BY q.created, q.rowid"
-            )
-        )
-        for row in queued:
+        for row in list(db.query(_QUEUE)):
             states = {name: _status(store, name) for name in json.loads(row["after"])}
             lost = [name for name, state in states.items() if state in ("failed", "stopped")]
             if lost:

@@ -64,6 +64,34 @@ window.concord = window.concord || {};
     return draw;
   };
 
+  async function recordOf(run_id) {
+    const rows = [];
+    for (let start = 0, end = -1; end !== start;) {
+      start = Math.max(end, 0);
+      const more = await window.concord.get(`/api/runs/${encodeURIComponent(run_id)}/lines/metrics?start=${start}`);
+      rows.push(...more.rows);
+      end = more.end;
+    }
+    return rows;
+  }
+
+  // Several runs over each other: a panel for each figure that at least two of them have, a curve for each run.
+  window.concord.overlay = async (box, ids) => {
+    const { make } = window.concord;
+    const records = await Promise.all(ids.map((run_id) => recordOf(run_id).catch(() => [])));
+    const at = (row, index) => row.iteration ?? row.step ?? index;
+    for (const key of panelsOf(records.flat()).flatMap(([, keys]) => keys)) {
+      const having = ids.map((id, i) => ({ id, i, known: new Map(records[i].map((row, n) => [at(row, n), row[key]]).filter(([, value]) => typeof value === "number")) })).filter(({ known }) => known.size);
+      if (having.length < 2) continue;
+      const holder = make("figure", { class: "r-curve", "data-key": key }, make("figcaption", { text: words(key) }));
+      box.append(holder);
+      const xs = [...new Set(having.flatMap(({ known }) => [...known.keys()]))].sort((a, b) => a - b);
+      const series = having.map(({ id, i }) => ({ label: id, stroke: COLOURS[i % 4], dash: DASHES[(i + Math.floor(i / 4)) % 4], width: 2, spanGaps: true }));
+      new uPlot({ width: Math.max(240, holder.clientWidth - 2), height: 210, scales: { x: { time: false } }, series: [{ label: "iteration" }, ...series], axes: [axis(), { ...axis(), size: 58 }], cursor: { drag: { setScale: false } } },
+        [xs, ...having.map(({ known }) => xs.map((x) => known.get(x) ?? null))], holder);
+    }
+  };
+
   // Toxicity against KL, one point per run with its name beside it: less of both is better.
   window.concord.pareto = (box, points) => {
     const { make } = window.concord;

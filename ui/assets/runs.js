@@ -40,7 +40,7 @@ window.concord.runs = (element) => {
   function show(found) {
     all = found.runs;
     if (!chosen && all.length) { chosen = all[0].run_id; tag = null; }
-    rows(found.current_policy);
+    rows(found.current_policy, found.queue);
     strip(found);
     if (found.run?.run_id === chosen) view.show(found.run);
   }
@@ -56,7 +56,7 @@ window.concord.runs = (element) => {
     return make("span", { class: "metrics" }, ...shown.map(([key, value]) => make("span", { class: "num" }, make("span", { class: "soft", text: `${key.replaceAll("_", " ")} ` }), readable(value?.mean ?? value))));
   };
 
-  function rows(policy) {
+  function rows(policy, queue) {
     const shown = all.filter((run) => everything || !run.deleted);
     for (const id of ticked) if (!shown.some((run) => run.run_id === id)) ticked.delete(id);
     compareButton.disabled = ticked.size < 2;
@@ -65,7 +65,7 @@ window.concord.runs = (element) => {
       tick.checked = ticked.has(run.run_id);
       return make("tr", { class: run.run_id === chosen ? "chosen" : "", "data-run": run.run_id }, make("td", {}, tick),
         make("td", {}, make("a", { href: `?run=${encodeURIComponent(run.run_id)}`, text: run.run_id }), ...run.tags.map((text) => make("span", { class: "tag", text })), run.run_id === policy ? make("span", { class: "tag good", text: "current policy" }) : ""),
-        make("td", {}, window.concord.runWords.status(run.deleted ? "deleted" : run.status)), make("td", { class: "num soft", text: new Date(run.started).toLocaleString([], { dateStyle: "short", timeStyle: "short" }) }), make("td", {}, figures(run)));
+        make("td", {}, window.concord.runWords.status(run.deleted ? "deleted" : run.status), queue.length > 1 && queue.includes(run.run_id) ? make("span", { class: "soft", text: ` ${queue.indexOf(run.run_id) + 1} of ${queue.length}` }) : ""), make("td", { class: "num soft", text: new Date(run.started).toLocaleString([], { dateStyle: "short", timeStyle: "short" }) }), make("td", {}, figures(run)));
     }));
     if (!shown.length) table.replaceChildren(make("tr", {}, make("td", { colspan: 5, class: "empty", text: "No run yet. Start one, or use `concord runs start`." })));
   }
@@ -103,13 +103,15 @@ window.concord.runs = (element) => {
     const line = (name, values, className = "") => make("tr", { class: className }, make("th", { scope: "row", text: name.replaceAll("_", " ") }), ...values.map((value) =>
       make("td", { class: "value", text: value && typeof value === "object" && "mean" in value ? `${readable(value.mean)} (${readable(value.low)} to ${readable(value.high)})` : readable(value) })));
     const chart = make("div");
-    const save = make("a", { text: "Save as JSON", download: "runs.json", href: `data:application/json,${encodeURIComponent(JSON.stringify(found, null, 2))}` });
-    compared.replaceChildren(make("div", { class: "r-bar" }, make("h2", { text: `${ids.length} runs beside each other` }), save, make("button", { text: "Close", "data-close": true })),
+    const asked = `ids=${ids.map(encodeURIComponent).join(",")}`, overlay = make("div", { class: "r-curves" });
+    const saves = [make("a", { text: "CSV", download: "runs.csv", href: `/api/runs/compare.csv?${asked}` }), make("a", { text: "JSON", download: "runs.json", href: `/api/runs/compare?${asked}` })];
+    compared.replaceChildren(make("div", { class: "r-bar" }, make("h2", { text: `${ids.length} runs beside each other` }), make("span", {}, "Save as ", saves[0], " or ", saves[1]), make("button", { text: "Close", "data-close": true })),
       make("table", {}, make("thead", {}, make("tr", {}, make("th"), ...found.runs.map((text) => make("th", { text })))),
         make("tbody", {}, ...keys.map((key) => line(key, found.outcomes.map((row) => row[key]))),
-          ...Object.entries(found.differences).map(([key, values]) => line(key, values, "r-differs")))), chart);
+          ...Object.entries(found.differences).map(([key, values]) => line(key, values, "r-differs")))), chart, overlay);
     compared.hidden = false;
     window.concord.pareto(chart, found.outcomes.map((row) => ({ name: row.run_id, x: row.kl, y: row.toxicity_after?.mean })));
+    window.concord.overlay(overlay, ids);
     compared.scrollIntoView({ block: "nearest", behavior: "smooth" });
   }
 

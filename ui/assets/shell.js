@@ -96,7 +96,8 @@ window.concord = window.concord || {};
       make("a", { class: "brand", href: "/", "aria-label": "Concord, home" }, make("img", { src: icon ? icon.getAttribute("href") : "", alt: "" }), make("span", { text: "Concord" })),
       make("nav", { "aria-label": "Pages" }, ...(links.length > 1 ? links : [])),
       make("div", { class: "who" },
-        make("span", {}, make("b", { text: who.name }), ` · ${who.role}`),
+        make("a", { class: "account", href: "/account", "aria-label": `Account of ${who.name}`, "aria-current": location.pathname === "/account" ? "page" : null },
+          make("i", { text: who.name.slice(0, 1).toUpperCase(), "aria-hidden": "true" }), make("span", {}, make("b", { text: who.name }), ` · ${who.role}`)),
         make("form", { method: "post", action: "/sign-out" },
           make("input", { type: "hidden", name: "token", value: who.csrf }),
           make("button", { text: "Sign out" }))));
