@@ -29,6 +29,8 @@ from alignment.workspace import STOP_FILE, Workspace, new_run_id, run_folder, ve
 LOG_FILE, PROGRESS_FILE, BIN_FOLDER = "run.log", "progress.json", "bin"
 TRAINING = ("reward", "ppo")  # stages that can be spread over processes
 CHECKPOINTING = ("reward", "ppo")  # stages that end gracefully: a checkpoint first
+BASED = ("sample", "reward", "ppo", "evaluate")  # stages that load the base model
+BASE = ("base_model", "base_precision")
 PROGRESS_SECONDS = 0.5
 # What a stage reads, from which stage's run, and where in its folder.
 _READS = {
@@ -385,17 +387,24 @@ def promote(workspace: Workspace, run_id: str, *, by: str, comment: str = "") ->
     run_queue.add_mark(workspace.store, Mark(run_id, "promote", comment, by))
 
 
+def options_of(workspace: Workspace, run: Run) -> dict[str, Any]:
+    """The configuration of a run: its stage's options and, where it loads one, the base model."""
+    request = run_queue.request_of(workspace.store, run.run_id) if run.stage in BASED else None
+    base = {} if request is None else {key: request.config.get(key) for key in BASE}
+    return {**base, **run.config}
+
+
 def compare(workspace: Workspace, run_ids: Sequence[str]) -> dict[str, Any]:
     """Several runs beside each other: `differences` of their configurations (key -> one value per run), and `outcomes`.
 
     The outcome of a PPO run takes toxicity, perplexity and verdict from the newest evaluation of its policy.
     """
     chosen = [runs.run(workspace.store, run_id) for run_id in run_ids]
-    keys = sorted({key for run in chosen for key in run.config})
+    options = [options_of(workspace, run) for run in chosen]
     differences = {
-        key: [run.config.get(key) for run in chosen]
-        for key in keys
-        if any(run.config.get(key) != chosen[0].config.get(key) for run in chosen[1:])
+        key: [one.get(key) for one in options]
+        for key in sorted({key for one in options for key in one})
+        if any(one.get(key) != options[0].get(key) for one in options[1:])
     }
     return {
         "runs": [run.run_id for run in chosen],
