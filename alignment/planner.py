@@ -17,7 +17,7 @@ from typing import Any
 from alignment.config import Config
 from alignment.errors import ConcordError, ModelError
 
-PATIENCE_SECONDS, IDLE_SECONDS = 90.0, 600.0
+PATIENCE_SECONDS, IDLE_SECONDS = 28.0, 600.0
 
 
 class Planner:
@@ -41,20 +41,35 @@ class Planner:
             "texts": dict(texts),
         }
         with self._lock:
-            if self._idle is not None:
-                self._idle.cancel()
+            self._end_when_idle()  # however long the answer takes, that is longer
             answer = self._ask(json.dumps(question))
-            self._idle = threading.Timer(IDLE_SECONDS, self.close)
-            self._idle.daemon = True
-            self._idle.start()
         if "error" in answer:
             raise ModelError(answer["error"])
         return answer["plan"]
 
+    def warm(self) -> None:
+        """Start the other process early: its imports take seconds."""
+        if self._lock.acquire(blocking=False):  # else it is at work
+            try:
+                self._running()
+                self._end_when_idle()
+            finally:
+                self._lock.release()
+
+    def _end_when_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+        self._idle = threading.Timer(IDLE_SECONDS, self.close)
+        self._idle.daemon = True
+        self._idle.start()
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._start()
+        return self._process
+
     def _ask(self, line: str) -> dict[str, Any]:
-        process = self._process
-        if process is None or process.poll() is not None:
-            process = self._process = self._start()
+        process = self._running()
         late = threading.Timer(self._patience, process.kill)
         late.start()
         try:
@@ -104,7 +119,9 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Answer the questions on the standard input until it ends; nothing else may write to the output."""
-    os.nice(10)  # labelers come first
+    os.nice(5)  # labelers come first
+    import alignment.run_plan  # noqa: F401  # before the first question, not with it
+
     output, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), file=output, flush=True)

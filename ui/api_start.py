@@ -76,6 +76,8 @@ def start_routes(workspace: Workspace) -> APIRouter:
     @router.get("/form")
     def form(who: Engineer, stage: Stage) -> dict[str, Any]:
         """The fields of a stage and of its base with their present values, and the runs whose output it can read."""
+        if stage in (*run_form.LAUNCHED, "round"):
+            planner.warm()
         return {
             "base": run_form.base_fields(config(), stage),
             "fields": [] if stage == "round" else run_form.fields(config(), stage),
@@ -120,19 +122,19 @@ def start_routes(workspace: Workspace) -> APIRouter:
     @router.post("", dependencies=[CSRF])
     def start(body: Start, who: Engineer) -> Started:
         """Put a run, or the whole round, into the queue; it starts when its turn comes."""
-        chosen, by = made(body), who.account_id
-        launch = {"fsdp" if body.fsdp else "nproc": body.nproc} if body.nproc > 1 else {}
-        if body.stage == "round":
-            queued = control.submit_round(workspace, chosen, by=by)
-        else:
-            files = control.reading(workspace, body.stage, body.source)
-            queued = [
-                control.submit(workspace, body.stage, chosen, by=by, files=files, launch=launch)
-            ]
+        queued = _submitted(workspace, made(body), body, who.account_id)
         control.dispatch(workspace)
         return Started(queued=queued)
 
     return router
+
+
+def _submitted(workspace: Workspace, config: Config, body: Start, by: str) -> list[str]:
+    if body.stage == "round":
+        return control.submit_round(workspace, config, by=by)
+    launch = {"fsdp" if body.fsdp else "nproc": body.nproc} if body.nproc > 1 else {}
+    files = control.reading(workspace, body.stage, body.source)
+    return [control.submit(workspace, body.stage, config, by=by, files=files, launch=launch)]
 
 
 def _plans(

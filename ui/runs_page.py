@@ -15,6 +15,7 @@ _SCRIPTS = (
     "vendor/uPlot.iife.min.js",
     "shell.js",
     "curves.js",
+    "run_fit.js",
     "run_form.js",
     "run_view.js",
     "runs.js",
