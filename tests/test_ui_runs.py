@@ -1,6 +1,7 @@
 """The control room's API: forms from the configuration, records piece by piece, actions under the caller's name."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,14 @@ from alignment.feedback import people, run_queue, runs
 from alignment.feedback.people import Labeler
 from alignment.feedback.store import Store
 from alignment.records import Ranking
+from alignment.training import ppo_watch
+from alignment.training.ppo_alarm import HeldOut
 from alignment.workspace import Workspace
 from tests.e2e.workspace import make_workspace
 from tests.test_ui_api import PLAIN, PROMPTS, SECRET, client_of
 from ui import run_form
 from ui.app import create_app
+from ui.shell import ASSETS
 
 
 @pytest.fixture
@@ -186,6 +190,39 @@ def test_notes_and_tags_show_in_the_list(engineer, workspace):
     store = Store(workspace / "feedback.db")
     assert run_queue.tags(run_queue.marks(store, "ppo-1")) == ["best"]
     store.close()
+
+
+def test_the_curves_name_what_the_ppo_trainer_writes():
+    """The panels that an engineer looks at first, against the names in a run's metrics.jsonl."""
+    script = (ASSETS / "curves.js").read_text()
+    panels = script[script.index("const PANELS") : script.index("const SILENT")]
+    drawn = {
+        key
+        for keys in re.findall(r"\[([^\[\]]*)\]\]?,?", panels)
+        for key in re.findall('"([a-z_]+)"', keys)
+    }
+    logs = dict.fromkeys(ppo_watch._FIGURES, 1.0)
+    held_out = HeldOut(1, [0.1, 0.2], [1.0, 1.1], [0.5, 0.4], None)
+    written = set(ppo_watch.iteration_figures(logs)) | set(held_out.figures())
+    first = {
+        "reward",
+        "eval_reward",
+        "kl",
+        "policy_loss",
+        "value_loss",
+        "entropy",
+        "clip_fraction",
+        "value_clip_fraction",
+        "explained_variance",
+        "eval_toxicity",
+        "eval_cost",
+        "seconds_generation",
+        "seconds_scoring",
+        "seconds_update",
+        "memory_mb",
+    }
+    assert first <= written, "the trainer does not write these"
+    assert first <= drawn, "no panel is named for these"
 
 
 def test_a_growing_record_comes_in_whole_lines(engineer, workspace):
