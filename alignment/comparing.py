@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from alignment.control import options_of
 from alignment.errors import InputError
 from alignment.feedback import runs
 from alignment.feedback.runs import Run
@@ -22,11 +23,11 @@ def compare(workspace: Workspace, run_ids: Sequence[str]) -> dict[str, Any]:
     The outcome of a PPO run takes toxicity, perplexity and verdict from the newest evaluation of its policy.
     """
     chosen = [runs.run(workspace.store, run_id) for run_id in run_ids]
-    keys = sorted({key for run in chosen for key in run.config})
+    options = [options_of(workspace, run) for run in chosen]
     differences = {
-        key: [run.config.get(key) for run in chosen]
-        for key in keys
-        if any(run.config.get(key) != chosen[0].config.get(key) for run in chosen[1:])
+        key: [one.get(key) for one in options]
+        for key in sorted({key for one in options for key in one})
+        if any(one.get(key) != options[0].get(key) for one in options[1:])
     }
     return {
         "runs": [run.run_id for run in chosen],

@@ -35,6 +35,8 @@ RECORDS = {  # what a run writes while it works
 }
 TRAINING = ("reward", "ppo")  # stages that can be spread over processes
 CHECKPOINTING = ("reward", "ppo")  # stages that end gracefully: a checkpoint first
+BASED = ("sample", "reward", "ppo", "evaluate")  # stages that load the base model
+BASE = ("base_model", "base_precision")
 PROGRESS_SECONDS = 0.5
 # What a stage reads, from which stage's run, and where in its folder.
 _READS = {
@@ -426,6 +428,13 @@ def promote(workspace: Workspace, run_id: str, *, by: str, comment: str = "") ->
             f"Only a finished PPO run has a policy to promote; {run_id!r} is a {run.stage} run, {run.status}."
         )
     run_queue.add_mark(workspace.store, Mark(run_id, "promote", comment, by))
+
+
+def options_of(workspace: Workspace, run: Run) -> dict[str, Any]:
+    """The configuration of a run: its stage's options and, where it loads one, the base model."""
+    request = run_queue.request_of(workspace.store, run.run_id) if run.stage in BASED else None
+    base = {} if request is None else {key: request.config.get(key) for key in BASE}
+    return {**base, **run.config}
 
 
 def new_config(workspace: Workspace, assignments: Sequence[str], section: str | None) -> Config:

@@ -42,7 +42,7 @@ def plan(config: Config, options: PlanOptions) -> dict[str, Any]:
     name = options.model or config.base_model
     shape = model_shape(name)
     held_against = machine(options.machine)
-    settings = [_setting(stage, config, options, held_against.accelerator) for stage in STAGES]
+    settings = [stage_setting(stage, config, options, held_against.accelerator) for stage in STAGES]
     longest = max(setting.length for setting in settings)
     if shape.max_length is not None and longest > shape.max_length:
         raise InputError(
@@ -50,7 +50,8 @@ def plan(config: Config, options: PlanOptions) -> dict[str, Any]:
             f"{shape.max_length} tokens. Lower --prompt-length or --completion-length."
         )
     stages = {
-        setting.stage: _stage(name, shape, setting, held_against, config) for setting in settings
+        setting.stage: stage_plan(name, shape, setting, held_against, config)
+        for setting in settings
     }
     return {
         "model": asdict(shape),
@@ -60,7 +61,8 @@ def plan(config: Config, options: PlanOptions) -> dict[str, Any]:
     }
 
 
-def _setting(stage: str, config: Config, options: PlanOptions, accelerator: bool) -> Any:
+def stage_setting(stage: str, config: Config, options: PlanOptions, accelerator: bool) -> Any:
+    """What is planned of a stage: the options, else the configuration."""
     from alignment.models.memory import Setting
 
     section: Any = config.reward if stage == "reward" else config.ppo
@@ -104,7 +106,8 @@ def _accumulation(stage: str, config: Config, options: PlanOptions, batch: int) 
     return config.reward.gradient_accumulation_steps if stage == "reward" else 1
 
 
-def _stage(name: str, shape: Any, setting: Any, machine: Any, config: Config) -> dict[str, Any]:
+def stage_plan(name: str, shape: Any, setting: Any, machine: Any, config: Config) -> dict[str, Any]:
+    """Memory by moment, the room, whether it fits, what would, and seconds per step or phase."""
     memory = _memory(name, shape, setting, config)
     fits = memory.peak.total <= machine.room
     return {

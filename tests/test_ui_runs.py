@@ -1,21 +1,30 @@
 """The control room's API: forms from the configuration, records piece by piece, actions under the caller's name."""
 
 import json
+import re
+from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from alignment import control
 from alignment.config import Config
-from alignment.feedback import run_queue, runs
+from alignment.feedback import people, run_queue, runs
+from alignment.feedback.people import Labeler
 from alignment.feedback.rounds import Figure, Round
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
+from alignment.records import Ranking
+from alignment.training import ppo_watch
+from alignment.training.ppo_alarm import HeldOut
 from alignment.workspace import Workspace
 from tests.e2e.workspace import make_workspace
 from tests.test_ui_api import PLAIN, PROMPTS, SECRET, client_of
 from ui import run_form
 from ui.app import create_app
 from ui.rounds_chart import BOTTOM, TOP, rounds_chart
+from ui.shell import ASSETS
 
 
 @pytest.fixture
@@ -37,7 +46,7 @@ def test_every_option_of_every_stage_has_its_field():
         )
         assert all(field["about"] for field in made)
         values = {field["name"]: field["value"] for field in made}
-        config, problems = run_form.checked(Config(), stage, values)
+        config, problems = run_form.checked(Config(), stage, values, Path())
         assert problems == {}
         assert config == Config(), f"the form of {stage} changes what it shows"
 
@@ -52,6 +61,101 @@ def test_what_is_wrong_is_said_at_its_field(engineer):
     together = {"batch_size": 64, "num_mini_batches": 7}
     found = engineer.post("/api/runs/check", json={"stage": "ppo", "values": together}).json()
     assert "multiple" in found["problems"][""]
+
+
+def test_the_base_is_a_field_that_is_checked_and_recorded(engineer, workspace):
+    form = engineer.get("/api/runs/form?stage=ppo").json()
+    assert [(f["name"], f["kind"], f["value"]) for f in form["base"]] == [
+        ("base_model", "text", "demo"),
+        ("base_precision", "choice", "fp32"),
+    ]
+    assert engineer.get("/api/runs/form?stage=consensus").json()["base"] == []
+
+    def wrong(**values):
+        found = engineer.post("/api/runs/check", json={"stage": "sample", "values": values}).json()
+        return found["problems"]
+
+    (workspace / "empty").mkdir()
+    assert "no folder" in wrong(base_model="./models/none")["base_model"]
+    assert "config.json" in wrong(base_model="empty")["base_model"]
+    assert "Name a base model" in wrong(base_model=" ")["base_model"]
+    assert "size" in wrong(base_model="7B")["base_model"]
+    assert "base_precision" in wrong(base_precision="fp8")
+    assert wrong(base_model="Qwen/Qwen3-0.6B") == {}
+    (workspace / "empty" / "config.json").write_text("{}")
+    assert wrong(base_model="empty") == {}
+    refused = engineer.post("/api/runs", json={"stage": "sample", "values": {"base_model": "7B"}})
+    assert refused.status_code == 422
+    chosen = {"base_model": "empty", "base_precision": "bf16"}
+    answer = engineer.post("/api/runs", json={"stage": "sample", "values": chosen})
+    [run_id] = answer.json()["queued"]
+    with Workspace.open(workspace) as opened:
+        assert run_queue.request_of(opened.store, run_id).config["base_model"] == "empty"
+    shown = engineer.get(f"/api/runs/live?run={run_id}").json()["run"]["config"]
+    assert (shown["base_model"], shown["base_precision"]) == ("empty", "bf16")
+    found = engineer.post("/api/runs/check", json={"stage": "sample", "values": {}}).json()
+    assert {"name": "base_model", "before": "empty", "now": "demo"} in found["differences"]
+    assert "base_model: demo" in found["yaml"]
+
+
+def test_a_rollout_that_cannot_be_dealt_out_to_the_processes_is_said_at_its_field(engineer):
+    asked = {"stage": "ppo", "values": {}, "nproc": 3}
+    found = engineer.post("/api/runs/check", json=asked).json()
+    assert "multiple of 48" in found["problems"]["batch_size"]
+
+
+def rank_all(workspace, name, simulated):
+    with Workspace.open(workspace) as opened:
+        people.add_labelers(opened.store, [Labeler(name, name, simulated)])
+        opened.store.add_rankings(
+            [
+                Ranking(p, name, {f"{p}-{i}": i + 1 for i in range(4)}, simulated=simulated)
+                for p in PLAIN
+            ]
+        )
+
+
+def test_what_will_be_frozen_is_shown_with_people_and_simulated_labelers_apart(engineer, workspace):
+    assert "no rankings" in engineer.get("/api/runs/reads?stage=consensus").json()["problem"]
+    for name, simulated in (("ann", False), ("bob", False), ("sim", True)):
+        rank_all(workspace, name, simulated)
+    found = engineer.get("/api/runs/reads?stage=round").json()
+    assert found["people"] == {
+        "prompts": 2,
+        "rankings": 4,
+        "labelers": 2,
+        "pairs": 12,
+        "krippendorff_alpha": 1.0,
+        "pairwise_agreement": 1.0,
+    }
+    assert (found["simulated"]["rankings"], found["simulated"]["krippendorff_alpha"]) == (2, None)
+    assert "not mixed silently" in found["problem"]
+    of_people = engineer.get("/api/runs/reads?stage=consensus&labelers=people").json()
+    assert of_people["problem"] is None
+    refused = engineer.post("/api/runs", json={"stage": "consensus"})
+    assert refused.status_code == 422
+    asked = {"stage": "consensus", "values": {"labelers": "people"}}
+    assert engineer.post("/api/runs", json=asked).status_code == 200
+
+
+def test_a_reward_model_shows_the_frozen_rankings_of_its_consensus(engineer, workspace):
+    for name, simulated in (("ann", False), ("bob", False), ("sim", True)):
+        rank_all(workspace, name, simulated)
+    with Workspace.open(workspace) as opened:
+        config = control.new_config(opened, ["consensus.labelers=people"], None)
+        frozen = control.submit(opened, "consensus", config, by="eve")
+        control.execute(opened, frozen)
+        reward = control.submit(
+            opened, "reward", config, by="eve", files=control.reading(opened, "reward", frozen)
+        )
+        runs.save_run(opened.store, replace(runs.run(opened.store, reward), status="finished"))
+        usable = runs.run(opened.store, frozen).metrics["usable_pairs"]
+    rank_all(workspace, "late", simulated=False)
+    for stage, source in (("reward", frozen), ("ppo", reward)):
+        found = engineer.get(f"/api/runs/reads?stage={stage}&source={source}").json()
+        assert (found["consensus"], found["usable_pairs"]) == (frozen, usable)
+        assert (found["people"]["labelers"], found["simulated"]) == (2, None)
+    assert engineer.get("/api/runs/reads?stage=sample").json() is None
 
 
 def test_the_form_shows_yaml_and_what_changed_since_the_last_run(engineer):
@@ -90,6 +194,39 @@ def test_notes_and_tags_show_in_the_list(engineer, workspace):
     store = Store(workspace / "feedback.db")
     assert run_queue.tags(run_queue.marks(store, "ppo-1")) == ["best"]
     store.close()
+
+
+def test_the_curves_name_what_the_ppo_trainer_writes():
+    """The panels that an engineer looks at first, against the names in a run's metrics.jsonl."""
+    script = (ASSETS / "curves.js").read_text()
+    panels = script[script.index("const PANELS") : script.index("const SILENT")]
+    drawn = {
+        key
+        for keys in re.findall(r"\[([^\[\]]*)\]\]?,?", panels)
+        for key in re.findall('"([a-z_]+)"', keys)
+    }
+    logs = dict.fromkeys(ppo_watch._FIGURES, 1.0)
+    held_out = HeldOut(1, [0.1, 0.2], [1.0, 1.1], [0.5, 0.4], None)
+    written = set(ppo_watch.iteration_figures(logs)) | set(held_out.figures())
+    first = {
+        "reward",
+        "eval_reward",
+        "kl",
+        "policy_loss",
+        "value_loss",
+        "entropy",
+        "clip_fraction",
+        "value_clip_fraction",
+        "explained_variance",
+        "eval_toxicity",
+        "eval_cost",
+        "seconds_generation",
+        "seconds_scoring",
+        "seconds_update",
+        "memory_mb",
+    }
+    assert first <= written, "the trainer does not write these"
+    assert first <= drawn, "no panel is named for these"
 
 
 def test_a_growing_record_comes_in_whole_lines(engineer, workspace):

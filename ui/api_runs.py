@@ -1,4 +1,4 @@
-"""The control room's API: start, watch, end, resume and compare runs. For engineers and admins.
+"""The control room's API: watch, end, resume and compare runs. For engineers and admins.
 
 The page asks `/api/runs/live` every two seconds; what it gets is made once a second at most, however many ask.
 """
@@ -13,57 +13,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Request, Response
 from pydantic import BaseModel, Field
 
 from alignment import comparing, control
-from alignment.config import Config
 from alignment.errors import ConcordError
 from alignment.feedback import run_queue, runs
 from alignment.feedback.next_steps import next_steps
-from alignment.feedback.people import Account
 from alignment.feedback.rounds import rounds
 from alignment.feedback.run_queue import Mark
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
 from alignment.workspace import Workspace
-from ui import run_form
-from ui.callers import CSRF, one_of
-from ui.guard import ENGINEERS
+from ui.api_start import Engineer, RunId, start_routes
+from ui.callers import CSRF
 from ui.rounds_chart import What, rounds_chart
 from ui.run_files import run_folder
 
 FRESH_SECONDS = 1.0
 LARGEST_PIECE_BYTES = 200_000  # of a log or record, in one answer
-Engineer = Annotated[Account, Depends(one_of(ENGINEERS))]
-Stage = Literal["sample", "consensus", "reward", "ppo", "evaluate", "round"]
-RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,80}$")]
 MOST_COMPARED = 12
 _CSV: dict[str, Any] = {"content": {"text/csv": {}}}
 _SVG: dict[str, Any] = {"content": {"image/svg+xml": {}}}
-
-
-class Start(BaseModel):
-    """A run to be started. `values`: the form of the stage; `source`: the run whose output is read."""
-
-    stage: Stage
-    values: dict[str, Any] = {}
-    source: RunId | None = None
-    nproc: Annotated[int, Field(ge=1, le=64)] = 1
-    fsdp: bool = False
-
-
-class Checked(BaseModel):
-    """What the form would do: field -> problem, the YAML beside it, and the differences to the stage's last run."""
-
-    problems: dict[str, str]
-    yaml: str
-    differences: list[dict[str, Any]]
-    last_run: str | None
-
-
-class Started(BaseModel):
-    queued: list[str]
 
 
 class Said(BaseModel):
@@ -97,7 +68,7 @@ def run_routes(store: Store, folder: Path) -> APIRouter:
     workspace = Workspace(folder, store)
     listing = Fresh(lambda: _listing(workspace))
     router.include_router(_watching(workspace, listing))
-    router.include_router(_starting(workspace))
+    router.include_router(start_routes(workspace))
     router.include_router(_acting(workspace))
     return router
 
@@ -164,63 +135,6 @@ def _watching(workspace: Workspace, listing: Fresh) -> APIRouter:
         """The log from byte `start` on; a negative start counts from its end."""
         text, end = _piece(_folder(workspace, run_id) / control.RECORDS["log"], start)
         return {"text": text, "end": end}
-
-    return router
-
-
-def _starting(workspace: Workspace) -> APIRouter:
-    router = APIRouter(prefix="/runs")
-
-    def config() -> Config:
-        return control.new_config(workspace, [], None)
-
-    @router.get("/form")
-    def form(who: Engineer, stage: Stage) -> dict[str, Any]:
-        """The fields of a stage with their present values, and the runs whose output it can read."""
-        if stage == "round":
-            return {"fields": [], "sources": [], "launched": False}
-        return {
-            "fields": run_form.fields(config(), stage),
-            "sources": _sources(workspace, stage),
-            "launched": stage in run_form.LAUNCHED,
-        }
-
-    @router.post("/check", dependencies=[CSRF])
-    def check(body: Start, who: Engineer) -> Checked:
-        """Look at a form before anything starts."""
-        if body.stage == "round":
-            return Checked(problems={}, yaml="", differences=[], last_run=None)
-        made, problems = run_form.checked(config(), body.stage, body.values)
-        last = next(iter(runs.runs(workspace.store, body.stage)), None)
-        shown = made or config()
-        return Checked(
-            problems=problems,
-            yaml="" if made is None else run_form.as_yaml(made, body.stage),
-            differences=run_form.differences(
-                shown, body.stage, None if last is None else last.config
-            ),
-            last_run=None if last is None else last.run_id,
-        )
-
-    @router.post("", dependencies=[CSRF])
-    def start(body: Start, who: Engineer) -> Started:
-        """Put a run, or the whole round, into the queue; it starts when its turn comes."""
-        launch = {"fsdp" if body.fsdp else "nproc": body.nproc} if body.nproc > 1 else {}
-        if body.stage == "round":
-            queued = control.submit_round(workspace, config(), by=who.account_id)
-        else:
-            made, problems = run_form.checked(config(), body.stage, body.values)
-            if made is None:
-                field, message = next(iter(problems.items()))
-                raise HTTPException(422, f"{field}: {message}" if field else message)
-            files = control.reading(workspace, body.stage, body.source)
-            queued = [
-                control.submit(
-                    workspace, body.stage, made, by=who.account_id, files=files, launch=launch
-                )
-            ]
-        control.dispatch(workspace)
-        return Started(queued=queued)
 
     return router
 
@@ -352,6 +266,7 @@ def _detail(workspace: Workspace, run: Run) -> dict[str, Any]:
     evaluation = comparing.evaluation_of(workspace, run) if run.stage == "ppo" else None
     return {
         **run.to_json(),
+        "config": control.options_of(workspace, run),
         "progress": control.progress_of(run),
         "sizes": sizes,
         "report": (folder / "report.html").is_file(),
@@ -362,35 +277,6 @@ def _detail(workspace: Workspace, run: Run) -> dict[str, Any]:
         ],
         "asked_by": "" if request is None else request.created_by,
     }
-
-
-def _sources(workspace: Workspace, stage: str) -> list[dict[str, str]]:
-    """The finished runs whose output the stage can read, newest first, each with its counts in a few words."""
-    source = control.source_stage(stage)
-    if source is None:
-        return []
-    gone = run_queue.deleted(workspace.store)
-    found = [r for r in runs.runs(workspace.store, source) if r.status == "finished"]
-    return [
-        {"run_id": run.run_id, "about": _about(run.metrics)}
-        for run in found
-        if run.run_id not in gone
-    ]
-
-
-_ABOUT = (
-    ("usable_pairs", "{:.0f} pairs"),
-    ("rankings", "{:.0f} rankings"),
-    ("agreement_with_consensus", "agreement {:.2f}"),
-    ("accuracy", "accuracy {:.2f}"),
-    ("reward_last", "reward {:+.2f}"),
-    ("kl", "KL {:.2f}"),
-)
-
-
-def _about(metrics: dict[str, Any]) -> str:
-    known = [(words, metrics.get(key)) for key, words in _ABOUT]
-    return ", ".join(w.format(v) for w, v in known if isinstance(v, int | float))
 
 
 def _size(path: Path) -> int:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from alignment.config import Config
+from alignment import control
+from alignment.base_name import check_base_name
+from alignment.config import Config, PPOTrainingConfig
+from alignment.errors import InputError
+from alignment.training.launch import check_rollout
 
 LAUNCHED = ("reward", "ppo")  # stages that several processes can share
+
+
+def base_fields(config: Config, stage: str) -> list[dict[str, Any]]:
+    """The fields that choose the base model, as those of `fields`; none where the stage has no use for it."""
+    return _fields(config, control.BASE) if stage in control.BASED or stage == "round" else []
 
 
 def fields(config: Config, stage: str) -> list[dict[str, Any]]:
@@ -18,6 +28,10 @@ def fields(config: Config, stage: str) -> list[dict[str, Any]]:
     `kind`: number, integer, flag, choice, text, or yaml for what is none of these (lists, optional mixtures).
     """
     section: BaseModel = getattr(config, stage)
+    return _fields(section, tuple(type(section).model_fields))
+
+
+def _fields(section: BaseModel, names: tuple[str, ...]) -> list[dict[str, Any]]:
     schema = type(section).model_json_schema()["properties"]
     return [
         {
@@ -29,6 +43,7 @@ def fields(config: Config, stage: str) -> list[dict[str, Any]]:
             **_kind(schema[name]),
         }
         for name, info in type(section).model_fields.items()
+        if name in names
     ]
 
 
@@ -54,15 +69,24 @@ def _kind(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def checked(
-    config: Config, stage: str, values: dict[str, Any]
+    config: Config, stage: str, values: dict[str, Any], workspace: Path, processes: int = 1
 ) -> tuple[Config | None, dict[str, str]]:
-    """`config` with the form's values in the stage's section, and field -> what is wrong with it.
+    """`config` with the form's values for the base and the stage's section, and field -> what is wrong with it.
 
     Text of a yaml field is parsed first. The configuration is None where a field is wrong; problems of the section as
     a whole stand under the empty name.
     """
+    known = {field["name"] for field in base_fields(config, stage)}
+    based, problems = _with_base(
+        config, {name: value for name, value in values.items() if name in known}, workspace
+    )
+    if stage == "round":
+        unknown = {name: "There is no such option." for name in values if name not in known}
+        problems |= unknown
+        return (None, problems) if problems else (based, {})
+    values = {name: value for name, value in values.items() if name not in known}
     section: BaseModel = getattr(config, stage)
-    tree, problems = section.model_dump(), {}
+    tree = section.model_dump()
     kinds = {field["name"]: field["kind"] for field in fields(config, stage)}
     for name, value in values.items():
         if name not in kinds:
@@ -81,20 +105,43 @@ def checked(
             name = str(problem["loc"][0]) if problem["loc"] else ""
             problems.setdefault(name, problem["msg"].removeprefix("Value error, "))
         return None, problems
-    return (None, problems) if problems else (config.model_copy(update={stage: made}), {})
+    if isinstance(made, PPOTrainingConfig):
+        try:
+            check_rollout(made, processes)
+        except InputError as error:
+            problems.setdefault("batch_size", str(error))
+    return (None, problems) if problems else (based.model_copy(update={stage: made}), {})
+
+
+def _with_base(
+    config: Config, values: dict[str, Any], workspace: Path
+) -> tuple[Config, dict[str, str]]:
+    """`config` with another base, and what is wrong with it."""
+    try:
+        made = Config.model_validate({**config.model_dump(), **values})
+        if "base_model" in values:
+            check_base_name(made.base_model, workspace)
+    except ValidationError as error:
+        return config, {str(p["loc"][0]): p["msg"] for p in error.errors()}
+    except InputError as error:
+        return config, {"base_model": str(error)}
+    return made, {}
 
 
 def as_yaml(config: Config, stage: str) -> str:
-    """The stage's section as YAML, to be kept beside the form."""
-    section = getattr(config, stage).model_dump(mode="json")
-    return yaml.safe_dump({stage: section}, sort_keys=False, allow_unicode=True)
+    """Base and section of the stage as YAML, to be kept beside the form."""
+    tree = {field["name"]: field["value"] for field in base_fields(config, stage)}
+    if stage != "round":
+        tree[stage] = getattr(config, stage).model_dump(mode="json")
+    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
 
 
 def differences(config: Config, stage: str, before: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Where the section differs from the configuration of an earlier run."""
+    """Where base and section differ from the configuration of an earlier run."""
     if before is None:
         return []
-    present = getattr(config, stage).model_dump(mode="json")
+    based = {field["name"]: field["value"] for field in base_fields(config, stage)}
+    present = {**based, **getattr(config, stage).model_dump(mode="json")}
     return [
         {"name": key, "before": before.get(key), "now": value}
         for key, value in present.items()

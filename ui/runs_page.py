@@ -16,6 +16,7 @@ _SCRIPTS = (
     "shell.js",
     "curves.js",
     "rounds.js",
+    "run_fit.js",
     "run_form.js",
     "run_view.js",
     "runs.js",

@@ -94,6 +94,17 @@ def launch_from(config_file: Path, processes: int | None = None, machine_rank: i
     return Launch(processes or int(settings.get("num_processes", 1)), config_file, machine_rank)
 
 
+def check_rollout(config: PPOTrainingConfig, processes: int) -> None:
+    """`InputError` where a rollout cannot be dealt out evenly to the processes."""
+    per_update = config.num_mini_batches * config.per_device_train_batch_size
+    if config.batch_size % (per_update * processes):
+        raise InputError(
+            f"With {processes} processes ppo.batch_size must be a multiple of {per_update * processes} "
+            "(num_mini_batches x per_device_train_batch_size x processes), counting the episodes of all of them; "
+            f"it is {config.batch_size}. Change one of these."
+        )
+
+
 def ppo_spec(
     base: str,
     reward_model: Path | None,
@@ -104,13 +115,7 @@ def ppo_spec(
     resume: bool = False,
 ) -> dict[str, Any]:
     """What the workers of a PPO run need to know. Raises `InputError` where a rollout cannot be dealt out evenly."""
-    per_update = config.num_mini_batches * config.per_device_train_batch_size
-    if config.batch_size % (per_update * launch.processes):
-        raise InputError(
-            f"With {launch.processes} processes ppo.batch_size must be a multiple of {per_update * launch.processes} "
-            "(num_mini_batches x per_device_train_batch_size x processes), counting the episodes of all of them; "
-            f"it is {config.batch_size}. Change one of these."
-        )
+    check_rollout(config, launch.processes)
     return {
         "stage": "ppo",
         "base": base,

@@ -1,5 +1,6 @@
 """An engineer starts PPO from the form, watches it, stops it, resumes it; runs outlive the UI, the dead are noticed."""
 
+import contextlib
 import json
 import socket
 import time
@@ -10,6 +11,7 @@ import yaml
 from playwright.sync_api import expect
 
 from alignment.feedback import run_queue, runs
+from alignment.models.shapes import model_config
 from alignment.records import Prompt
 from tests.conftest import tiny_causal_lm, tiny_tokenizer
 from tests.e2e.conftest import Server
@@ -51,28 +53,42 @@ def room(tmp_path_factory):
     running.kill()
 
 
-@pytest.fixture
-def page(room, browser):
-    """The control room, signed in as engineer."""
+@contextlib.contextmanager
+def signed_in(room, browser, name, secret):
+    """The control room in a browser of one's own."""
     with browser.new_context(viewport={"width": 1500, "height": 1100}) as context:
         opened = context.new_page()
         opened.set_default_timeout(20_000)
         opened.on("dialog", lambda dialog: dialog.accept())
         opened.goto(f"{room.url}/sign-in")
-        opened.fill("#name", "engineer")
-        opened.fill("#password", password("engineer"))
+        opened.fill("#name", name)
+        opened.fill("#password", secret)
         opened.click("button")
         yield opened
 
 
-def start(page, **fields) -> str:
-    """Start PPO from the form; the run's id."""
+@pytest.fixture
+def page(room, browser):
+    """The control room, signed in as engineer."""
+    with signed_in(room, browser, "engineer", password("engineer")) as opened:
+        yield opened
+
+
+def fill_in(page, **fields):
+    """The form of PPO, filled in and looked at; its button to start."""
     page.get_by_role("button", name="Start a run").click()
     page.locator("#r-stage").select_option("ppo")
     for name, value in fields.items():
         page.locator(f"#r-field-{name}").fill(str(value))
-    expect(page.locator(".r-form .r-primary")).to_be_enabled()
-    page.locator(".r-form .r-primary").click()
+    button = page.locator(".r-form .r-primary")
+    expect(button).to_be_enabled()
+    expect(page.locator(".r-plan h3")).to_be_visible(timeout=40_000)
+    return button
+
+
+def start(page, **fields) -> str:
+    """Start PPO from the form; the run's id."""
+    fill_in(page, **fields).click()
     expect(page.locator(".r-form")).not_to_be_visible()
     page.wait_for_url("**/runs/?run=ppo-2*")
     return page.url.rpartition("=")[2]
@@ -110,6 +126,65 @@ def test_nothing_starts_from_a_form_with_a_mistake(page, room):
     page.locator("#r-field-kl_coef").fill("0.1")
     expect(page.locator(".r-yaml")).to_contain_text("kl_coef: 0.1")
     expect(page.locator(".r-form .r-primary")).to_be_enabled()
+
+
+def test_the_form_shows_the_plan_of_what_it_says_and_asks_twice_where_that_does_not_fit(page, room):
+    button = fill_in(page)
+    plan = page.locator(".r-plan")
+    expect(plan).to_contain_text("Needs")
+    expect(plan.locator(".tag")).to_have_text("fits")
+    expect(plan).to_contain_text("completions of up to 6")
+    page.locator("#r-field-response_length").fill("9")
+    expect(plan).to_contain_text("completions of up to 9")
+    page.locator("#r-field-base_model").fill("./nowhere")
+    expect(page.locator('[data-wrong="base_model"]')).to_contain_text("There is no folder")
+    expect(button).to_be_disabled()
+    expect(plan).not_to_be_visible()
+    page.locator("#r-field-base_model").fill("nobody/nothing")
+    expect(plan).to_contain_text("nor can it be had from the hub now", timeout=40_000)
+    huge = room.workspace / "huge"
+    huge.mkdir()
+    (huge / "config.json").write_text(json.dumps(model_config("70B").to_dict()))
+    page.locator("#r-field-base_model").fill("huge")
+    expect(plan.locator(".tag")).to_have_text("does not fit", timeout=40_000)
+    before = len(runs.runs(room.store))
+    expect(button).to_be_enabled()
+    button.click()
+    expect(button).to_have_text("Start although it does not fit")
+    assert len(runs.runs(room.store)) == before
+    button.click()
+    expect(page.locator(".r-form")).not_to_be_visible()
+    asked, *_ = runs.runs(room.store)
+    assert run_queue.request_of(room.store, asked.run_id).config["base_model"] == "huge"
+    expect(state(page, asked.run_id)).to_have_text("failed", timeout=SECONDS)
+    gone(room)
+
+
+def test_two_engineers_who_click_at_once_get_one_run_each_in_order(page, room, browser):
+    secret = room.account("engineer-2", "engineer")
+    known = {run.run_id for run in runs.runs(room.store)}
+    with signed_in(room, browser, "engineer-2", secret) as other:
+        for each, iterations in ((page, 3), (other, 4)):
+            fill_in(each, max_iterations=iterations)
+        click = "at => setTimeout(() => document.querySelector('.r-form .r-primary').click(), at - Date.now())"
+        at = page.evaluate("Date.now() + 1000")
+        for each in (page, other):
+            each.evaluate(click, at)
+        for each in (page, other):
+            expect(each.locator(".r-form")).not_to_be_visible()
+        asked = [run for run in runs.runs(room.store) if run.run_id not in known]
+        asked.sort(key=lambda run: run_queue.request_of(room.store, run.run_id).created)
+        makers = [run_queue.request_of(room.store, run.run_id).created_by for run in asked]
+        assert sorted(makers) == ["engineer", "engineer-2"]
+        for run in asked:
+            for each in (page, other):
+                expect(state(each, run.run_id)).to_have_text("finished", timeout=SECONDS)
+    first, second = (runs.run(room.store, run.run_id) for run in asked)
+    assert first.ended <= second.started
+    by = dict(zip(makers, (first, second), strict=True))
+    assert by["engineer"].config["max_iterations"] == 3
+    assert by["engineer-2"].config["max_iterations"] == 4
+    gone(room)
 
 
 def test_a_run_is_started_watched_stopped_and_resumed_to_its_end(page, room):

@@ -10,9 +10,9 @@ window.concord = window.concord || {};
     ["Reward", ["reward", "eval_reward"]], ["KL to the reference", ["kl"]], ["Loss", ["loss", "eval_loss"]],
     ["Policy loss", ["policy_loss"]], ["Value loss", ["value_loss"]], ["Entropy", ["entropy"]],
     ["Share clipped", ["clip_fraction", "value_clip_fraction"]], ["Explained variance", ["explained_variance"]],
-    ["Held-out toxicity", ["eval_toxicity", "judge"]], ["Accuracy", ["accuracy", "eval_accuracy"]],
+    ["Held-out toxicity", ["eval_toxicity"]], ["Held-out fluency: nats per token under the base, lower is better", ["eval_cost"]], ["Accuracy", ["accuracy", "eval_accuracy"]],
     ["Length", ["mean_length", "max_length"]], ["Finished", ["finished"]],
-    ["Seconds per phase", ["seconds_generation", "seconds_scoring", "seconds_update", "step_time"]],
+    ["Seconds per phase", ["seconds_generation", "seconds_scoring", "seconds_update", "step_time"]], ["Memory, MB", ["memory_mb"]],
     ["Learning rate", ["learning_rate"]],
   ];
   const SILENT = new Set(["iteration", "step", "epoch", "time", "total_flos", "num_input_tokens_seen", "num_tokens"]);

@@ -6,7 +6,7 @@ window.concord.runForm = (started) => {
   const { make } = window.concord;
   const STAGES = { round: "The whole round", sample: "Sample completions", consensus: "Consensus", reward: "Reward model", ppo: "PPO", evaluate: "Evaluation" };
   const dialog = make("dialog", { class: "r-form", "aria-labelledby": "r-form-title" });
-  const state = { stage: "round", form: null, wrong: {}, waiting: 0, asked: 0, chosen: 0 };
+  const state = { stage: "round", form: null, wrong: {}, waiting: 0, asked: 0, chosen: 0, planned: 0, plan: null, planning: null, sure: false };
 
   const stagePick = make("select", { id: "r-stage" }, ...Object.entries(STAGES).map(([value, text]) => make("option", { value, text })));
   const sourcePick = make("select", { id: "r-source" });
@@ -16,6 +16,8 @@ window.concord.runForm = (started) => {
   const launchRow = make("div", { class: "r-row" },
     make("label", {}, make("span", { text: "Processes" }), processes), make("label", { class: "r-flag" }, sharded, make("span", { text: "Shard the model among them (FSDP)" })));
   const fields = make("div", { class: "r-fields" });
+  const reads = make("section", { class: "r-reads", "aria-label": "What it learns from", hidden: true });
+  const plan = make("section", { class: "r-plan", "aria-label": "Whether it fits", "aria-live": "polite", hidden: true });
   const yaml = make("pre", { class: "r-yaml", tabindex: "0", "aria-label": "The same as YAML" });
   const changes = make("div", { class: "r-changes" });
   const trouble = make("p", { class: "message", role: "alert", hidden: true });
@@ -23,7 +25,7 @@ window.concord.runForm = (started) => {
   const form = make("form", { method: "dialog" },
     make("header", {}, make("h2", { id: "r-form-title", text: "Start a run" }), make("button", { type: "button", class: "r-close", "aria-label": "Close", text: "✕" })),
     make("label", { class: "r-row" }, make("span", { text: "Stage" }), stagePick), sourceRow, launchRow,
-    make("div", { class: "r-columns" }, fields, make("aside", {}, changes, yaml)), trouble,
+    make("div", { class: "r-columns" }, fields, make("aside", {}, reads, plan, changes, yaml)), trouble,
     make("div", { class: "r-foot" }, start));
   dialog.append(form);
 
@@ -36,6 +38,8 @@ window.concord.runForm = (started) => {
   };
   const inputs = () => [...fields.querySelectorAll("[data-field]")];
   const values = () => Object.fromEntries(state.form.fields.map((field) => [field.name, value(inputs().find((i) => i.dataset.field === field.name), field)]));
+  const trains = () => state.form.launched || state.stage === "round";
+  const asked = () => ({ stage: state.stage, values: values(), source: sourceRow.hidden ? null : sourcePick.value, nproc: launchRow.hidden ? 1 : Number(processes.value), fsdp: sharded.checked });
 
   function fieldRow(field) {
     const id = `r-field-${field.name}`, common = { id, "data-field": field.name, "aria-describedby": `${id}-about` };
@@ -56,24 +60,65 @@ window.concord.runForm = (started) => {
     state.stage = stage;
     stagePick.value = stage;
     fields.replaceChildren();
+    for (const each of [reads, plan]) each.hidden = true;
     start.disabled = true;
     const form = await window.concord.get(`/api/runs/form?stage=${stage}`);
     if (chosen !== state.chosen) return;
-    state.form = form;
+    state.form = { ...form, fields: [...form.base, ...form.fields] };
     sourcePick.replaceChildren(...state.form.sources.map(({ run_id, about }) => make("option", { value: run_id, text: `${run_id} (${about})` })));
     sourceRow.hidden = state.form.sources.length === 0;
     launchRow.hidden = !state.form.launched;
-    fields.replaceChildren(...(stage === "round"
-      ? [make("p", { class: "soft", text: "Consensus, reward model, PPO and evaluation on today's rankings, one after the other, with the options of concord.yaml." })]
-      : state.form.fields.map(fieldRow)));
-    await check();
+    fields.replaceChildren(...state.form.fields.map(fieldRow));
+    if (stage === "round") fields.append(make("p", { class: "soft", text: "Consensus, reward model, PPO and evaluation on today's rankings, one after the other, with the other options of concord.yaml." }));
+    takeBase();
+    await Promise.all([check(), read()]);
+  }
+
+  // What a run reads was trained on a base: that one is proposed.
+  function takeBase() {
+    const base = state.form.sources.find(({ run_id }) => run_id === sourcePick.value)?.base;
+    const input = inputs().find((i) => i.dataset.field === "base_model");
+    if (base && input) input.value = base;
+  }
+
+  async function read() {
+    const chosen = state.chosen, labelers = inputs().find((i) => i.dataset.field === "labelers")?.value ?? "auto";
+    const query = new URLSearchParams({ stage: state.stage, labelers });
+    if (!sourceRow.hidden) query.set("source", sourcePick.value);
+    const found = await window.concord.get(`/api/runs/reads?${query}`);
+    if (chosen !== state.chosen) return;
+    const shown = window.concord.runFit.reads(found, state.stage);
+    reads.replaceChildren(...shown);
+    reads.hidden = shown.length === 0;
+  }
+
+  // The plan follows the fields: what is asked for before a plan is there waits for it.
+  function replan() {
+    const number = ++state.planned;
+    unsure();
+    state.plan = state.planning = null;
+    plan.hidden = !trains() || start.disabled;
+    if (plan.hidden) return;
+    plan.replaceChildren(make("p", { class: "soft", text: "Looking whether it fits…" }));
+    state.planning = new Promise((done) => { setTimeout(done, 400); }).then(async () => {
+      if (number !== state.planned) return;
+      const found = await window.concord.post("/api/runs/plan", asked()).catch((error) => ({ stages: {}, problem: error.message }));
+      if (number !== state.planned) return;
+      state.plan = found;
+      plan.replaceChildren(...window.concord.runFit.plan(found));
+    });
+  }
+
+  function unsure() {
+    state.sure = false;
+    start.textContent = "Start";
   }
 
   async function check() {
-    const asked = ++state.asked;
+    const number = ++state.asked;
     let found;
-    try { found = await window.concord.post("/api/runs/check", { stage: state.stage, values: state.stage === "round" ? {} : values() }); } catch (error) { return say(error.message); }
-    if (asked !== state.asked) return;
+    try { found = await window.concord.post("/api/runs/check", asked()); } catch (error) { return say(error.message); }
+    if (number !== state.asked) return;
     say("");
     state.wrong = found.problems;
     for (const place of fields.querySelectorAll("[data-wrong]")) {
@@ -83,6 +128,7 @@ window.concord.runForm = (started) => {
     }
     if (found.problems[""]) say(found.problems[""]);
     start.disabled = Object.keys(found.problems).length > 0;
+    replan();
     yaml.textContent = found.yaml;
     yaml.hidden = !found.yaml;
     const shown = (v) => (v === null || v === undefined ? "none" : String(v));
@@ -93,7 +139,10 @@ window.concord.runForm = (started) => {
   function say(text) { trouble.textContent = text; trouble.hidden = !text; }
 
   form.addEventListener("input", (event) => {
-    if (!event.target.dataset.field) return;
+    if (event.target === stagePick) return;
+    start.disabled = true; // until what is in the form now has been looked at
+    if (event.target === sourcePick) takeBase();
+    if (event.target === sourcePick || event.target.dataset.field === "labelers") read().catch((error) => say(error.message));
     clearTimeout(state.waiting);
     state.waiting = setTimeout(check, 250);
   });
@@ -103,9 +152,17 @@ window.concord.runForm = (started) => {
     event.preventDefault();
     start.disabled = true;
     try {
-      const { queued } = await window.concord.post("/api/runs", {
-        stage: state.stage, values: state.stage === "round" ? {} : values(), source: sourceRow.hidden ? null : sourcePick.value,
-        nproc: launchRow.hidden ? 1 : Number(processes.value), fsdp: sharded.checked });
+      const number = state.planned;
+      await state.planning;
+      if (number !== state.planned) return; // the form has changed meanwhile
+      if (state.plan && window.concord.runFit.tight(state.plan) && !state.sure) {
+        state.sure = true;
+        start.textContent = "Start although it does not fit";
+        say("It does not fit this machine by the plan, and would probably run out of memory. Click once more to start it all the same.");
+        start.disabled = false;
+        return;
+      }
+      const { queued } = await window.concord.post("/api/runs", asked());
       dialog.close();
       started(queued[0]);
     } catch (error) { say(error.message); }

@@ -1,0 +1,131 @@
+"""Plans made in a process of its own: who asks needs no torch, and serves others meanwhile.
+
+The process reads a question a line, answers with a line, and ends with its asker or when nobody asks for a while.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from alignment.config import Config
+from alignment.errors import ConcordError, ModelError
+
+PATIENCE_SECONDS, IDLE_SECONDS = 28.0, 600.0
+
+
+class Planner:
+    """Asks one question at a time. Relative folders are those of the workspace."""
+
+    def __init__(self, folder: Path, patience: float = PATIENCE_SECONDS) -> None:
+        self._folder, self._patience = folder, patience
+        self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()
+        self._idle: threading.Timer | None = None
+
+    def plan_run(
+        self, config: Config, stage: str, devices: int, fsdp: bool, texts: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """`run_plan.plan_run`, by the other process. Raises `ModelError` where it gives no answer in time."""
+        question = {
+            "config": config.model_dump(mode="json"),
+            "stage": stage,
+            "devices": devices,
+            "fsdp": fsdp,
+            "texts": dict(texts),
+        }
+        with self._lock:
+            self._end_when_idle()  # however long the answer takes, that is longer
+            answer = self._ask(json.dumps(question))
+        if "error" in answer:
+            raise ModelError(answer["error"])
+        return answer["plan"]
+
+    def warm(self) -> None:
+        """Start the other process early: its imports take seconds."""
+        if self._lock.acquire(blocking=False):  # else it is at work
+            try:
+                self._running()
+                self._end_when_idle()
+            finally:
+                self._lock.release()
+
+    def _end_when_idle(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+        self._idle = threading.Timer(IDLE_SECONDS, self.close)
+        self._idle.daemon = True
+        self._idle.start()
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None or self._process.poll() is not None:
+            self._process = self._start()
+        return self._process
+
+    def _ask(self, line: str) -> dict[str, Any]:
+        process = self._running()
+        late = threading.Timer(self._patience, process.kill)
+        late.start()
+        try:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(line + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+        except (OSError, ValueError):
+            self.close()
+            raise ModelError(
+                "The plan was not made in time, or its process ended. Change something to try again, or ask "
+                "`concord plan`."
+            ) from None
+        finally:
+            late.cancel()
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "alignment.planner"],
+            cwd=self._folder,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    def close(self) -> None:
+        """End the other process, if there is one."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+def answer(question: dict[str, Any]) -> dict[str, Any]:
+    """`plan` or `error` of a question."""
+    from alignment.run_plan import plan_run
+
+    config = Config.model_validate(question.pop("config"))
+    try:
+        return {"plan": plan_run(config, **question)}
+    except ConcordError as error:
+        return {"error": str(error)}
+    except Exception as error:  # an unusual architecture, say: the form must go on
+        return {"error": f"No plan can be made for this base ({type(error).__name__}: {error})."}
+
+
+def main() -> None:
+    """Answer the questions on the standard input until it ends; nothing else may write to the output."""
+    os.nice(5)  # labelers come first
+    import alignment.run_plan  # noqa: F401  # before the first question, not with it
+
+    output, sys.stdout = sys.stdout, sys.stderr
+    for line in sys.stdin:
+        print(json.dumps(answer(json.loads(line))), file=output, flush=True)
+
+
+if __name__ == "__main__":
+    main()
