@@ -36,7 +36,7 @@ from alignment.records import (
     Ranking,
 )
 from alignment.training import launch as launcher
-from alignment.workspace import RUN_FILE, STOP_FILE, Workspace, recorded_run
+from alignment.workspace import REQUEST_FILE, RUN_FILE, STOP_FILE, Workspace, recorded_run
 
 PROMPTS_FILE = "prompts.jsonl"  # in the folder of a PPO run
 
@@ -60,13 +60,17 @@ class Job:
         value = self.files.get(name)
         return None if value is None else Path(value)
 
+    def settled(self, option: str, path: Path) -> Job:
+        """This job with what it reads named, so that it is resumed and cloned on the same, whatever comes after."""
+        return replace(self, files={**self.files, option: path})
+
     def run(self, stage: str, config: Any, inputs: dict[str, Any]) -> Any:
         """Record a run of this job."""
         request = Request(
             self.run_id or "",
             stage,
             self.config.model_dump(mode="json"),
-            {name: str(value) for name, value in self.files.items() if value is not None},
+            {name: _absolute(value) for name, value in self.files.items() if value is not None},
             dict(self.launch),
             created_by=self.by,
         )
@@ -125,10 +129,13 @@ class Job:
             found = replace(found, known_orders=read_jsonl(gold, KnownOrder.from_json))
         return found
 
+    def pairs_file(self) -> Path:
+        """The file of `--pairs`, or that of the workspace's latest consensus."""
+        return self.file("pairs") or self._latest("consensus", "pairs.jsonl", "concord consensus")
+
     def pairs(self) -> list[PreferencePair]:
-        """Preference pairs from `--pairs`, or those of the workspace's latest consensus."""
-        path = self.file("pairs") or self._latest("consensus", "pairs.jsonl", "concord consensus")
-        return read_jsonl(path, PreferencePair.from_json)
+        """The preference pairs of `pairs_file`."""
+        return read_jsonl(self.pairs_file(), PreferencePair.from_json)
 
     def base_model(self) -> str:
         """The base model of `--model` or of the configuration; the demo model is made where it is not yet."""
@@ -173,6 +180,11 @@ class Job:
                 f"There is no finished {stage} run in this workspace. Run `{command}`, or give --{option}."
             )
         return Path(run.folder) / name
+
+
+def _absolute(value: Path | str) -> str:
+    """A path that holds wherever the run goes on; what is no path here, such as a hub id, as it is."""
+    return str(Path(value).resolve()) if Path(value).exists() else str(value)
 
 
 def _distinct_ids(path: Path, prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -328,6 +340,7 @@ def train_reward(job: Job) -> dict[str, Any]:
     from alignment.models.loading import load_tokenizer
     from alignment.training import reward
 
+    job = job.settled("pairs", job.pairs_file())
     config, launch, pairs = job.config.reward, launcher.launch_of(**job.launch), job.pairs()
     train, held_out = split_by_prompt(pairs, config.held_out_fraction, config.seed)
     base = job.base_model()
@@ -366,10 +379,9 @@ def train_reward(job: Job) -> dict[str, Any]:
 
 def _consensus_of_pairs(job: Job) -> Any:
     """The workspace's consensus run from which the pairs come; None where they come from elsewhere."""
-    path = job.file("pairs")
-    if path is None or job.workspace is None:
-        return _latest_of(job, "consensus")
-    there = path.resolve().parent
+    if job.workspace is None:
+        return None
+    there = job.pairs_file().resolve().parent
     known = runs.runs(job.workspace.store, "consensus")
     return next((run for run in known if run.folder and Path(run.folder).resolve() == there), None)
 
@@ -384,10 +396,6 @@ def _labeler_evidence(job: Job, prompt_ids: set[str]) -> LabelerEvidence | None:
     labelers = read_json(folder / "labelers.json")
     rankings = snapshot.counting(found.rankings, run.config.get("labelers", "auto"))
     return labeler_evidence(rankings, labelers, prompt_ids, run.config.get("method", "auto"))
-
-
-def _latest_of(job: Job, stage: str) -> Any:
-    return runs.latest_run(job.workspace.store, stage) if job.workspace else None
 
 
 def _task_texts(job: Job) -> dict[str, tuple[PromptText, list[str]]]:
@@ -408,6 +416,8 @@ def train_ppo(job: Job) -> dict[str, Any]:
     from alignment.models.loading import load_tokenizer
     from alignment.training import ppo
 
+    if job.config.ppo.uses_reward_model:
+        job = job.settled("reward_model", job.reward_model())
     config, launch = job.config.ppo, launcher.launch_of(**job.launch)
     everyone = _ppo_prompts(job)
     prompts = [p for p in everyone if p.split == "train"]
@@ -461,28 +471,37 @@ def _ppo_prompts(job: Job) -> list[Prompt]:
 
 
 def resume_folder(folder: Path, progress: Progress = silent) -> dict[str, Any]:
-    """Go on with a PPO run of `--out FOLDER`, outside any workspace, from its last whole checkpoint.
+    """Go on with a training run of `--out FOLDER`, outside any workspace, from its last whole checkpoint.
 
     Raises `InputError` where the folder holds no run that can go on.
     """
     record = runs.Run(**read_json(folder / RUN_FILE))
-    if record.stage != "ppo":
+    if record.stage not in _TRAINS:
         raise InputError(
-            f"{folder} holds a {record.stage} run, which is not resumed. Start it again."
+            f"{folder} holds a {record.stage} run, which keeps no checkpoints. Start it again."
         )
     if record.status == "finished":
         raise InputError(f"The run in {folder} has finished; there is nothing to resume.")
+    if not (folder / REQUEST_FILE).is_file():
+        raise InputError(
+            f"The run in {folder} is one of a workspace. Go on with it there: `concord runs resume {record.run_id} "
+            "--workspace DIR`."
+        )
+    request = Request(**read_json(folder / REQUEST_FILE))
     (folder / STOP_FILE).unlink(missing_ok=True)  # it has been heeded
-    files = {name: record.inputs.get(name) for name in ("model", "reward_model")}
     job = Job(
-        Config.model_validate({"ppo": record.config}),
-        files={name: value for name, value in files.items() if value is not None},
+        Config.model_validate(request.config),
+        files=request.files,
         out=folder,
         progress=progress,
         run_id=record.run_id,
         resume=True,
+        launch=request.launch,
     )
-    return train_ppo(job)
+    return _TRAINS[record.stage](job)
+
+
+_TRAINS = {"reward": train_reward, "ppo": train_ppo}  # the stages that keep checkpoints
 
 
 def evaluate_toxicity(job: Job) -> dict[str, Any]:

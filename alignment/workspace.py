@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,13 @@ from alignment.processes import this_process
 
 CONFIG_FILE, STORE_FILE, RUNS_FOLDER, RUN_FILE = "concord.yaml", "feedback.db", "runs", "run.json"
 STOP_FILE = "stop"  # somebody asks the run in this folder to end
+REQUEST_FILE = "request.json"  # what a run outside any workspace was asked to do
 _RECORDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """An open workspace. Close it, or use it as a context manager."""
+    """An open workspace. Close it, or use it as a context manager. `folder` is absolute."""
 
     folder: Path
     store: Store
@@ -41,7 +42,7 @@ class Workspace:
 
         Raises `StoreError` where the folder already holds one: nothing is overwritten.
         """
-        folder = Path(folder)
+        folder = Path(folder).resolve()
         if (folder / STORE_FILE).exists() or (folder / CONFIG_FILE).exists():
             raise StoreError(
                 f"{folder} already holds a workspace. Choose another folder, or use that one."
@@ -54,7 +55,7 @@ class Workspace:
     @classmethod
     def open(cls, folder: Path) -> Workspace:
         """Open an existing workspace; `StoreError` where there is none, or a newer one."""
-        folder = Path(folder)
+        folder = Path(folder).resolve()  # the processes of its runs work elsewhere
         if not (folder / STORE_FILE).exists():
             raise StoreError(
                 f"{folder} is not a Concord workspace. Make one with `concord init {folder}`."
@@ -119,14 +120,14 @@ def recorded_run(
 ) -> Iterator[RunFolder]:
     """Run a stage under record: `run.json` in its folder and, in a workspace, a row of the store.
 
-    The folder is `out` where given, else one of its own under the workspace's `runs/`. `run_id`: a run that the store
-    knows already, which starts or goes on now. `request`: what was asked for, kept in the store so that the run can be
-    resumed or cloned. An exception marks the run as failed with its reason and goes on; a run that was asked to end is
-    marked stopped. Raises `InputError` where `out` already holds a run.
+    The folder is `out` where given, else one of its own under the workspace's `runs/`. `run_id`: a run that is known
+    already, which starts or goes on now. `request`: what was asked for, kept in the store, or outside any workspace in
+    the folder, so that the run can be resumed or cloned. An exception marks the run as failed with its reason and goes
+    on; a run that was asked to end is marked stopped. Raises `InputError` where `out` already holds a run.
     """
     known = run_id is not None
     run_id = run_id or new_run_id(stage)
-    folder = out if known and out is not None else run_folder(run_id, workspace, out)
+    folder = (out if known and out is not None else run_folder(run_id, workspace, out)).resolve()
     run = Run(
         run_id,
         stage,
@@ -139,10 +140,10 @@ def recorded_run(
         folder.mkdir(parents=True, exist_ok=True)
     under_way = RunFolder(run, folder)
     _keep(run, folder, workspace)
+    if request is not None and not known:
+        _keep_request(replace(request, run_id=run_id), folder, workspace)
     if workspace is not None:
         run_queue.set_process(workspace.store, run_id, this_process())
-        if request is not None and not known:
-            run_queue.keep_request(workspace.store, replace(request, run_id=run_id))
     try:
         yield under_way
     except BaseException as error:
@@ -184,6 +185,13 @@ def _keep(run: Run, folder: Path, workspace: Workspace | None) -> None:
     write_json(folder / RUN_FILE, run.to_json())
     if workspace is not None:
         runs.save_run(workspace.store, run)
+
+
+def _keep_request(request: Request, folder: Path, workspace: Workspace | None) -> None:
+    if workspace is None:
+        write_json(folder / REQUEST_FILE, asdict(request))
+    else:
+        run_queue.keep_request(workspace.store, request)
 
 
 def versions() -> dict[str, str]:

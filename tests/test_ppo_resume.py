@@ -5,6 +5,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from safetensors.torch import load_file
 
 from alignment import control, pipeline
 from alignment.config import load_config
-from alignment.errors import InputError
+from alignment.errors import InputError, TrainingError
 from alignment.feedback import run_queue, runs
+from alignment.feedback.runs import Run
 from alignment.files import write_jsonl
 from alignment.models.loading import load_tokenizer
 from alignment.records import Prompt
@@ -24,6 +26,7 @@ from alignment.training.ppo_stops import STOP_FILE
 from alignment.training.ppo_watch import read_rows
 from alignment.training.reward import train_reward
 from alignment.workspace import Workspace
+from tests.test_loop import concord
 from tests.test_reward_and_trunk import TINY as TINY_REWARD
 from tests.test_reward_and_trunk import pairs
 
@@ -56,12 +59,17 @@ def job_of(out: Path, model, reward, **options):
     return pipeline.Job(config, None, files, out)
 
 
+def reward_on(base, out, **options):
+    """A reward model on `base` in the folder `out`, trained for a moment."""
+    quick = {"num_train_epochs": 2, "lora_layers": "upper-half", **options}
+    config = TINY_REWARD.model_copy(update=quick)
+    train_reward(base, load_tokenizer(base), pairs()[:15], pairs()[15:], config, out)
+    return out
+
+
 @pytest.fixture(scope="module")
 def reward_folder(llama_folder, tmp_path_factory):
-    out = tmp_path_factory.mktemp("reward")
-    quick = TINY_REWARD.model_copy(update={"num_train_epochs": 2, "lora_layers": "upper-half"})
-    train_reward(llama_folder, load_tokenizer(llama_folder), pairs()[:15], pairs()[15:], quick, out)
-    return out
+    return reward_on(llama_folder, tmp_path_factory.mktemp("reward"))
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +173,93 @@ def test_a_run_of_a_workspace_goes_on_through_the_queue(
         control.execute(workspace, run_id)
         assert runs.run(workspace.store, run_id).status == "finished"
     assert figures(out) == figures(uninterrupted)
+
+
+def interrupted_at(count):
+    """A progress at which the run is broken off after `count` iterations."""
+
+    def progress(label, done, total, note=""):
+        if label == "PPO" and done == count:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def go_on(workspace, run_id):
+    """What `runs resume` asks for, in this process."""
+    control.resume(workspace, run_id, by="me")
+    assert run_queue.claim_next(workspace.store, 1) == run_id
+    control.execute(workspace, run_id)
+    return runs.run(workspace.store, run_id)
+
+
+def test_resume_keeps_the_reward_model_it_began_with(
+    llama_folder, reward_folder, uninterrupted, tmp_path
+):
+    """A run that the command line started names no reward model; a newer one must not take its place."""
+    asked = job_of(tmp_path / "x", llama_folder, reward_folder)
+    with Workspace.create(tmp_path / "workspace", asked.config) as workspace:
+        first = Run("reward-1", "reward", {}, status="finished", folder=str(reward_folder))
+        runs.save_run(workspace.store, first)
+        files = {name: asked.files[name] for name in ("prompts", "model")}
+        job = pipeline.Job(asked.config, workspace, files, progress=interrupted_at(4))
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.train_ppo(job)
+        (run_id,) = (run.run_id for run in runs.runs(workspace.store, "ppo"))
+        other = tmp_path / "other"
+        reward_on(llama_folder, other, seed=7)
+        runs.save_run(workspace.store, replace(first, run_id="reward-2", folder=str(other)))
+        done = go_on(workspace, run_id)
+    assert done.inputs["reward_model"] == str(reward_folder)
+    assert figures(Path(done.folder)) == figures(uninterrupted)
+
+
+@pytest.mark.parametrize("launch", [{}, {"nproc": 2}], ids=["one process", "two"])
+def test_a_run_of_a_folder_goes_on_in_its_precision_and_on_as_many_processes(
+    launch, llama_folder, reward_folder, tmp_path, monkeypatch, capsys
+):
+    """Everything that was asked for, not the options of PPO alone; and through the command line."""
+    told = {}
+
+    def in_this_process(*args, resume, base_precision):
+        told[resume] = base_precision, 1
+        raise TrainingError("enough")
+
+    def on_several(spec, folder, how, progress):
+        assert folder == tmp_path / "run"
+        told[spec["resume"]] = spec["base_precision"], how.processes
+        raise TrainingError("enough")
+
+    monkeypatch.setattr(ppo, "train_ppo", in_this_process)
+    monkeypatch.setattr(pipeline.launcher, "train", on_several)
+    job = job_of(tmp_path / "run", llama_folder, reward_folder)
+    config = job.config.model_copy(update={"base_precision": "bf16"})
+    with pytest.raises(TrainingError, match="enough"):
+        pipeline.train_ppo(replace(job, config=config, launch=launch))
+    code, _, err = concord(capsys, "runs", "resume", job.out)
+    assert (code, "enough" in err) == (2, True)
+    assert told == dict.fromkeys((False, True), ("bf16", launch.get("nproc", 1)))
+
+
+def test_a_checkpoint_of_other_data_or_options_is_refused(llama_folder, reward_folder, tmp_path):
+    out, other = tmp_path / "run", tmp_path / "other"
+    job = job_of(out, llama_folder, reward_folder)
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.train_ppo(replace(job, progress=interrupted_at(3)))
+    before = (out / "metrics.jsonl").read_text()
+    reward_on(llama_folder, other, seed=7)
+    again = replace(job, run_id="ppo-again", resume=True)
+    for changed in (
+        replace(again, files={**job.files, "reward_model": str(other)}),
+        replace(again, config=job_of(out, "", "", kl_coef=0.3).config),
+    ):
+        with pytest.raises(TrainingError, match="other data or options"):
+            pipeline.train_ppo(changed)
+        assert (out / "metrics.jsonl").read_text() == before
+    rows = read_rows(out / "prompts.jsonl")
+    write_jsonl(out / "prompts.jsonl", [{**rows[0], "prompt": "kind"}, *rows[1:]])
+    with pytest.raises(TrainingError, match="other data or options"):
+        pipeline.train_ppo(again)
 
 
 def test_a_full_disk_fails_the_run_and_keeps_the_last_good_checkpoint(

@@ -112,7 +112,7 @@ def test_checkpoints_of_other_data_are_refused(llama_folder, tmp_path, monkeypat
         )
     assert latest_checkpoint(tmp_path / "checkpoints") is not None
     before = (tmp_path / "metrics.jsonl").read_text()
-    with pytest.raises(TrainingError, match="other pairs or options"):
+    with pytest.raises(TrainingError, match="other data or options"):
         train(llama_folder, tmp_path, quick(learning_rate=1e-4), resume=True)
     assert (tmp_path / "metrics.jsonl").read_text() == before
 

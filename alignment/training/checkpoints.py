@@ -1,13 +1,22 @@
-"""Checkpoints that are whole or do not count: the marker `complete` is written last."""
+"""Checkpoints that are whole or do not count: the marker `complete` is written last.
+
+Beside them lies of which data and options they are, so that a training does not go on with others.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
-COMPLETE = "complete"
+from alignment.errors import TrainingError
+from alignment.files import read_json, write_json
+
+COMPLETE, DATA_FILE = "complete", "data.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -36,6 +45,25 @@ def remove_incomplete(folder: Path) -> None:
     for path in _numbered(folder).values():
         if not (path / COMPLETE).is_file():
             shutil.rmtree(path)
+
+
+def keep_origin(folder: Path, content: Any) -> None:
+    """Write down what the checkpoints that will lie in `folder` stand for: data and options, as anything JSON holds."""
+    write_json(folder / DATA_FILE, _digest(content))
+
+
+def check_origin(folder: Path, content: Any) -> None:
+    """`TrainingError` where the checkpoints in `folder` are of other data or options than `content`."""
+    if not (folder / DATA_FILE).is_file() or read_json(folder / DATA_FILE) != _digest(content):
+        raise TrainingError(
+            f"The checkpoints in {folder} belong to other data or options than those given now, so going on would mix "
+            "two trainings. Start a new run instead; nothing was changed."
+        )
+
+
+def _digest(content: Any) -> dict[str, str]:
+    text = json.dumps(content, sort_keys=True)
+    return {"sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
 def _numbered(folder: Path) -> dict[int, Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +32,12 @@ from alignment.models.trunk import Trunk
 from alignment.progress import Progress, silent
 from alignment.records import Prompt
 from alignment.training.callbacks import without_printing
-from alignment.training.checkpoints import latest_checkpoint, remove_incomplete
+from alignment.training.checkpoints import (
+    check_origin,
+    keep_origin,
+    latest_checkpoint,
+    remove_incomplete,
+)
 from alignment.training.ppo_reward import load_rewards
 from alignment.training.ppo_state import STATE_FILE
 from alignment.training.ppo_trainer import PPOTrainer
@@ -63,7 +69,8 @@ def train_ppo(
     where there is none. `reward_folder` may be None where no term of the reward is the reward model.
 
     Raises `InputError` on too few or too long prompts or a full disk, `ModelError` on a reward model of another base,
-    `ConfigError` on rewards that cannot be had, `TrainingError` where an invariant or the reward breaks.
+    `ConfigError` on rewards that cannot be had, `TrainingError` where an invariant or the reward breaks, or the
+    checkpoint is of other data or options.
     """
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -93,7 +100,9 @@ def train_ppo(
     watch.attach(trainer)
     if trainer.not_shared:
         progress("PPO", 0, config.max_iterations, f"no shared lower trunk: {trainer.not_shared}")
-    checkpoint = _begin(out, watch, config, resume)
+    rows = [[prompt.to_json() for prompt in split] for split in (prompts, held_out)]
+    origin = [rows, config.model_dump(mode="json"), trunk.frozen_checksum()]
+    checkpoint = _begin(out, watch, config, origin, resume)
     without_printing(trainer).train(resume_from_checkpoint=checkpoint)
     result = watch.result(trainer.not_shared or "shared")
     about = {"base_model": str(base), "reward_model": str(reward_folder) if reward_folder else None}
@@ -190,14 +199,24 @@ def prompt_order(count: int, config: PPOTrainingConfig) -> list[int]:
     return order[: per_rollout * config.max_iterations]
 
 
-def _begin(out: Path, watch: Watch, config: PPOTrainingConfig, resume: bool) -> str | None:
-    """Clear away what an earlier, broken run left, and return the checkpoint to go on from."""
+def _begin(
+    out: Path, watch: Watch, config: PPOTrainingConfig, origin: list[Any], resume: bool
+) -> str | None:
+    """Clear away what an earlier, broken run left, and return the checkpoint to go on from.
+
+    `origin`: prompts, options and frozen weights, which must be those that the checkpoint was made with.
+    """
+    folder = out / CHECKPOINTS_FOLDER
+    with PartialState().main_process_first():  # the other processes find the folder tidied
+        checkpoint = latest_checkpoint(folder) if resume else None
+        if checkpoint is not None:
+            check_origin(folder, origin)
+        if is_main():
+            remove_incomplete(folder)
+            if checkpoint is None:
+                keep_origin(folder, origin)
     if not resume:
         return None
-    with PartialState().main_process_first():  # the other processes find the folder tidied
-        if is_main():
-            remove_incomplete(out / CHECKPOINTS_FOLDER)
-        checkpoint = latest_checkpoint(out / CHECKPOINTS_FOLDER)
     done, state = 0, {"history": [], "warnings": [], "best_iteration": None}
     if checkpoint is not None:
         step = int(checkpoint.name.rsplit("-", 1)[-1])

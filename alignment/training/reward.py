@@ -147,7 +147,7 @@ def train_reward(
         model, tokenizer, rows, data.validation, config, out, out / METRICS_FILE, progress
     )
     keep_trained_in_float32(trainer.model)
-    checkpoint = begin(out, rows, config, resume)
+    checkpoint = begin(out, rows, config, base_print, resume)
     with memory_errors(config):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seen, validated, held_out = (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import math
 import shutil
@@ -27,7 +26,7 @@ from trl.trainer.reward_config import RewardConfig
 
 from alignment.config import RewardTrainingConfig
 from alignment.errors import ModelError, TrainingError
-from alignment.files import read_json, write_json, write_text
+from alignment.files import write_text
 from alignment.models.distributed import is_main, world_size
 from alignment.models.loading import device, pad_id, turn_off_dropout
 from alignment.models.lora import lora_config
@@ -35,13 +34,19 @@ from alignment.models.quantization import load_options
 from alignment.models.reward_heads import EnsembleHead
 from alignment.progress import Progress
 from alignment.training.callbacks import ReportProgress, WriteMetrics, without_printing
-from alignment.training.checkpoints import latest_checkpoint, mark_complete, remove_incomplete
+from alignment.training.checkpoints import (
+    check_origin,
+    keep_origin,
+    latest_checkpoint,
+    mark_complete,
+    remove_incomplete,
+)
 from alignment.training.reward_groups import PromptGroup, batch_row, batches_of
 from alignment.training.reward_loss import bootstrap_counts
 from alignment.training.reward_trainer import GroupRewardTrainer, score_last_token
 from alignment.training.sharding import own_units
 
-CHECKPOINTS_FOLDER, DATA_FILE = "checkpoints", "data.json"
+CHECKPOINTS_FOLDER = "checkpoints"
 STOP_FILE = "stop"  # in the run's folder: somebody asks the run to end
 # What the three kinds of allocators say.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -121,7 +126,11 @@ def hardened(group: PromptGroup) -> PromptGroup:
 
 
 def begin(
-    out: Path, rows: list[dict[str, Any]], config: RewardTrainingConfig, resume: bool
+    out: Path,
+    rows: list[dict[str, Any]],
+    config: RewardTrainingConfig,
+    base_print: dict[str, Any],
+    resume: bool,
 ) -> Path | None:
     """The checkpoint to go on from, or None for a fresh start; the folder is tidied accordingly.
 
@@ -129,27 +138,23 @@ def begin(
     checkpoints are of other data or options.
     """
     folder, metrics = out / CHECKPOINTS_FOLDER, out / "metrics.jsonl"
-    content = json.dumps([rows, config.model_dump(mode="json")], sort_keys=True)
-    print_ = {"sha256": hashlib.sha256(content.encode()).hexdigest()}
+    content = [rows, config.model_dump(mode="json"), base_print]
     with PartialState().main_process_first():  # the others find the folder tidied
         checkpoint = latest_checkpoint(folder) if resume else None
-        if checkpoint is not None and read_json(folder / DATA_FILE) != print_:
-            raise TrainingError(
-                f"The checkpoints in {folder} belong to other pairs or options than those given now, so going on "
-                "would mix two trainings. Start a new run instead; nothing was changed."
-            )
+        if checkpoint is not None:
+            check_origin(folder, content)
         if is_main():
             (out / STOP_FILE).unlink(missing_ok=True)
-            _tidy(folder, metrics, checkpoint, print_)
+            _tidy(folder, metrics, checkpoint, content)
     return checkpoint
 
 
-def _tidy(folder: Path, metrics: Path, checkpoint: Path | None, print_: dict[str, str]) -> None:
+def _tidy(folder: Path, metrics: Path, checkpoint: Path | None, content: Any) -> None:
     """Leave what `checkpoint` stands for, or nothing of an earlier training."""
     if checkpoint is None:
         shutil.rmtree(folder, ignore_errors=True)
         metrics.unlink(missing_ok=True)
-        write_json(folder / DATA_FILE, print_)
+        keep_origin(folder, content)
     else:
         remove_incomplete(folder)
         _keep_until(metrics, int(checkpoint.name.rpartition("-")[2]))
