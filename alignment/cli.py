@@ -20,22 +20,21 @@ from alignment.cli_plan import plan
 from alignment.cli_runs import runs_app
 from alignment.cli_shared import (
     CompletionsOption,
-    ConfigOption,
     FsdpOption,
     GoldOption,
     JsonOption,
     LaunchConfigOption,
     ModelOption,
     NprocOption,
-    OutOption,
     PairsOption,
     PolicyOption,
     PromptsOption,
     RankingsOption,
     RewardModelOption,
-    SetOption,
+    StageOptions,
     WorkspaceOption,
     launch_options,
+    stage_command,
 )
 from alignment.cli_shared import job as _job
 from alignment.cli_shared import progress_bars as _progress
@@ -103,24 +102,19 @@ def prompts_import(
 
 
 @app.command()
+@stage_command
 def sample(
-    workspace: WorkspaceOption = None,
+    given: StageOptions,
     prompts: PromptsOption = None,
     model: ModelOption = None,
     policy: PolicyOption = None,
-    out: OutOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Sample K completions of each prompt."""
     from alignment import pipeline
 
-    with _job(
-        "sample", workspace, config, assignments, out, prompts=prompts, model=model, policy=policy
-    ) as job:
+    with given.job("sample", prompts=prompts, model=model, policy=policy) as job:
         figures = pipeline.sample(job)
-    _show(figures, as_json, "Completions sampled")
+    _show(figures, given.as_json, "Completions sampled")
 
 
 @labelers_app.command("add")
@@ -156,43 +150,33 @@ cli_people.add_commands(labelers_app)
 
 
 @labelers_app.command("simulate")
+@stage_command
 def labelers_simulate(
-    workspace: WorkspaceOption = None,
+    given: StageOptions,
     completions: CompletionsOption = None,
-    out: OutOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Let simulated labelers of known kinds rank the completions."""
     from alignment import pipeline
 
-    with _job("simulate", workspace, config, assignments, out, completions=completions) as job:
+    with given.job("simulate", completions=completions) as job:
         figures = pipeline.simulate(job)
-    _show(figures, as_json, "Simulated rankings")
+    _show(figures, given.as_json, "Simulated rankings")
 
 
 @app.command()
+@stage_command
 def consensus(
-    workspace: WorkspaceOption = None,
+    given: StageOptions,
     rankings: RankingsOption = None,
     completions: CompletionsOption = None,
     prompts: PromptsOption = None,
     gold: GoldOption = None,
-    out: OutOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Combine rankings into preference pairs; say whom to trust."""
     from alignment import pipeline
 
-    with _job(
+    with given.job(
         "consensus",
-        workspace,
-        config,
-        assignments,
-        out,
         rankings=rankings,
         completions=completions,
         prompts=prompts,
@@ -200,11 +184,11 @@ def consensus(
     ) as job:
         figures = pipeline.consensus(job)
     labelers = figures.pop("labelers_table")
-    if not as_json:
+    if not given.as_json:
         from alignment.cli_consensus import show_labelers
 
         show_labelers(labelers)
-    _show(figures, as_json, "Consensus")
+    _show(figures, given.as_json, "Consensus")
 
 
 @app.command()
@@ -236,53 +220,43 @@ def export(
 
 
 @train_app.command("reward")
+@stage_command
 def train_reward(
-    workspace: WorkspaceOption = None,
+    given: StageOptions,
     pairs: PairsOption = None,
     model: ModelOption = None,
-    out: OutOption = None,
     fsdp: FsdpOption = None,
     nproc: NprocOption = None,
     launch_config: LaunchConfigOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Train the reward model on preference pairs."""
     from alignment import pipeline
 
-    with _job("reward", workspace, config, assignments, out, pairs=pairs, model=model) as job:
+    with given.job("reward", pairs=pairs, model=model) as job:
         figures = pipeline.train_reward(
             replace(job, launch=launch_options(fsdp, nproc, launch_config))
         )
-    _show(figures, as_json, "Reward model")
+    _show(figures, given.as_json, "Reward model")
     for message in figures["messages"]:
         _stderr.print(message, highlight=False, soft_wrap=True, markup=False)
 
 
 @train_app.command("ppo")
+@stage_command
 def train_ppo(
-    workspace: WorkspaceOption = None,
+    given: StageOptions,
     prompts: PromptsOption = None,
     model: ModelOption = None,
     reward_model: RewardModelOption = None,
-    out: OutOption = None,
     fsdp: FsdpOption = None,
     nproc: NprocOption = None,
     launch_config: LaunchConfigOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Align a LoRA policy against the reward model with PPO."""
     from alignment import pipeline
 
-    with _job(
+    with given.job(
         "ppo",
-        workspace,
-        config,
-        assignments,
-        out,
         prompts=prompts,
         model=model,
         reward_model=reward_model,
@@ -290,7 +264,7 @@ def train_ppo(
         figures = pipeline.train_ppo(
             replace(job, launch=launch_options(fsdp, nproc, launch_config))
         )
-    _show(figures, as_json, "PPO")
+    _show(figures, given.as_json, "PPO")
 
 
 @train_app.command("join")

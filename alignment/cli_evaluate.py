@@ -9,16 +9,14 @@ from typing import Annotated, Any
 import typer
 
 from alignment.cli_shared import (
-    ConfigOption,
     JsonOption,
     ModelOption,
-    OutOption,
     PolicyOption,
     PromptsOption,
-    SetOption,
-    WorkspaceOption,
+    StageOptions,
     job,
     show,
+    stage_command,
 )
 
 _ModelOption = Annotated[
@@ -45,30 +43,26 @@ evaluate_app = typer.Typer(help="Compare models before and after.", no_args_is_h
 
 
 @evaluate_app.command("toxicity")
+@stage_command
 def evaluate_toxicity(
-    workspace: WorkspaceOption = None,
+    given: StageOptions,
     prompts: PromptsOption = None,
     model: ModelOption = None,
     policy: PolicyOption = None,
-    out: OutOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Compare toxicity before and after on held-out prompts."""
     from alignment import evaluation_stage
 
-    with job(
-        "evaluate", workspace, config, assignments, out, prompts=prompts, model=model, policy=policy
-    ) as work:
+    with given.job("evaluate", prompts=prompts, model=model, policy=policy) as work:
         figures = evaluation_stage.toxicity(work)
-    show(figures, as_json, "Before and after")
+    show(figures, given.as_json, "Before and after")
 
 
 @evaluate_app.command("compare")
+@stage_command
 def compare(
+    given: StageOptions,
     model: _ModelOption,
-    workspace: WorkspaceOption = None,
     prompts: PromptsOption = None,
     n: Annotated[
         int | None, typer.Option("--n", min=1, help="Completions of each prompt and model.")
@@ -82,41 +76,34 @@ def compare(
     checkpoints: Annotated[
         bool, typer.Option(help="Compare the checkpoints in each model's folder too.")
     ] = False,
-    out: OutOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Compare any number of models on the same prompts, by any number of scorers."""
     from alignment import evaluation_stage
 
-    given = {"completions_per_prompt": n, "probe": str(probe) if probe else None}
-    settings = [*(assignments or []), *_assignments(scorer, trained_by, given)]
-    with job("evaluate", workspace, config, settings, out, prompts=prompts) as work:
+    options = {"completions_per_prompt": n, "probe": str(probe) if probe else None}
+    settings = _assignments(scorer, trained_by, options)
+    with given.job("evaluate", settings, prompts=prompts) as work:
         figures = evaluation_stage.compare_models(work, model, checkpoints)
-    show(figures, as_json, "Models compared")
+    show(figures, given.as_json, "Models compared")
 
 
 @evaluate_app.command("texts")
+@stage_command
 def texts(
+    given: StageOptions,
     before: Annotated[Path, typer.Option(help="JSONL of completions before.")],
     after: Annotated[Path, typer.Option(help="JSONL of completions after.")],
-    workspace: WorkspaceOption = None,
     prompts: PromptsOption = None,
     scorer: _ScorerOption = None,
     trained_by: _TrainedByOption = None,
-    out: OutOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
-    as_json: JsonOption = False,
 ) -> None:
     """Compare completions that were made elsewhere."""
     from alignment import evaluation_stage
 
-    settings = [*(assignments or []), *_assignments(scorer, trained_by, {})]
-    with job("evaluate", workspace, config, settings, out, prompts=prompts) as work:
+    settings = _assignments(scorer, trained_by, {})
+    with given.job("evaluate", settings, prompts=prompts) as work:
         figures = evaluation_stage.compare_texts(work, before, after)
-    show(figures, as_json, "Texts compared")
+    show(figures, given.as_json, "Texts compared")
 
 
 @evaluate_app.command("train-scorer")

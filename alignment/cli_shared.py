@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
+import inspect
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -106,6 +109,41 @@ def job(
         progress = stack.enter_context(progress_bars())
         given = {k: v for k, v in files.items() if v is not None}
         yield Job(settings, opened, given, out, progress, by=me())
+
+
+@dataclass(frozen=True)
+class StageOptions:
+    """The options that every stage takes."""
+
+    workspace: WorkspaceOption = None
+    out: OutOption = None
+    config: ConfigOption = None
+    assignments: SetOption = None
+    as_json: JsonOption = False
+
+    def job(
+        self, section: str, more: list[str] | None = None, **files: Path | str | None
+    ) -> contextlib.AbstractContextManager[Any]:
+        """The job of a stage; `more` assignments win over those given with `--set`."""
+        given = [*(self.assignments or []), *(more or [])]
+        return job(section, self.workspace, self.config, given, self.out, **files)
+
+
+def stage_command(command: Callable[..., None]) -> Callable[..., None]:
+    """`command(given, ...)` as a command that takes the fields of `StageOptions` after its own options."""
+    own = [*inspect.signature(command, eval_str=True).parameters.values()][1:]
+    shared = [*inspect.signature(StageOptions, eval_str=True).parameters.values()]
+    names = [parameter.name for parameter in shared]
+
+    @functools.wraps(command)
+    def wrapped(**values: Any) -> None:
+        command(StageOptions(**{name: values.pop(name) for name in names}), **values)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [*own, *(parameter.replace(kind=keyword) for parameter in shared)]
+    wrapped.__dict__["__signature__"] = inspect.Signature(parameters)
+    wrapped.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapped
 
 
 @contextlib.contextmanager
