@@ -1,6 +1,7 @@
 """Speed and statistics of evaluation, and the demo by a second scorer: `python -m benchmarks.evaluation`.
 
 - `speed`: scoring 100,000 short texts by each offline scorer; figures and the Review page on 20,000 completions.
+- `page`: seconds until the Review page stands in a real Chromium, with 20,000 completions stored.
 - `coverage`: how often 95% intervals hold the true difference, and how often equal models are called different.
 - `demo`: the demo for each of `--seeds` by both of its scorers.
 """
@@ -31,6 +32,7 @@ from alignment.files import write_json
 from alignment.models.demo_language import sample_corpus
 from alignment.records import Completion, Prompt
 from alignment.workspace import Workspace
+from benchmarks.evaluation_page import RUN, openings
 
 TEXTS, PROMPTS, PER_PROMPT = 100_000, 2500, 4
 
@@ -86,14 +88,8 @@ def _review_page(folder: Path, found: Any, material: Material) -> tuple[float, f
     from ui.review_page import report_frame
 
     with Workspace.create(folder, Config()) as workspace:
-        place = folder / "runs" / "evaluate-1"
-        place.mkdir(parents=True)
-        save_material(place, material)
-        write_json(place / "comparison.json", found.to_json())
-        write_reports(place, found, material)
-        figures = evaluation_stage.evaluation_figures(found)
-        run = runs.Run("evaluate-1", "evaluate", {}, "finished", metrics=figures, folder=str(place))
-        runs.save_run(workspace.store, run)
+        run = _stored(workspace, found, material)
+        place = Path(run.folder or "")
         started = time.perf_counter()
         report_frame(run, folder)
         evaluations.runs_table([run], run, workspace.store)
@@ -101,6 +97,29 @@ def _review_page(folder: Path, found: Any, material: Material) -> tuple[float, f
         opened = time.perf_counter()
         evaluations.texts(place, None, None, "", "", "", 1)
         return round(opened - started, 2), round(time.perf_counter() - opened, 2)
+
+
+def _stored(workspace: Workspace, found: Any, material: Material) -> runs.Run:
+    """The evaluation as a finished run of the workspace."""
+    place = workspace.folder / "runs" / RUN
+    place.mkdir(parents=True)
+    save_material(place, material)
+    write_json(place / "comparison.json", found.to_json())
+    write_reports(place, found, material)
+    figures = evaluation_stage.evaluation_figures(found)
+    run = runs.Run(RUN, "evaluate", {}, "finished", metrics=figures, folder=str(place))
+    runs.save_run(workspace.store, run)
+    return run
+
+
+def page() -> dict[str, Any]:
+    """The Review page in a browser, with 20,000 completions stored."""
+    material = made_up(PROMPTS, PER_PROMPT, 0.3, 0)
+    found = evaluate(material)
+    with tempfile.TemporaryDirectory() as folder:
+        return openings(
+            Path(folder) / "workspace", lambda workspace: _stored(workspace, found, material)
+        )
 
 
 def coverage(trials: int = 400) -> dict[str, float]:
@@ -160,6 +179,8 @@ def main() -> None:
     found: dict[str, Any] = {}
     if "speed" in arguments.what:
         found["speed"] = speed()
+    if "page" in arguments.what:
+        found["page"] = page()
     if "coverage" in arguments.what:
         found["coverage"] = coverage()
     if "demo" in arguments.what:
