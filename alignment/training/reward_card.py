@@ -26,9 +26,14 @@ Measured on {held_out_pairs} pairs of {held_out_prompts} prompts that it has not
 {rows}
 
 {by_margin}
+{by_length}
 {groups}
 {warnings}
-The examples it gets most wrong, and everything else, are in `trust.json` and `reward.html` beside this file.
+## Where it errs most
+
+{worst}
+
+Everything else is in `trust.json` and `reward.html` beside this file.
 
 ## Use
 
@@ -44,6 +49,7 @@ The score is read at the last token, end-of-sequence. PPO normalises it by mean 
 It knows completions like those that were ranked. For others the score may be high without reason{unsure}.
 It repeats the judgement of these labelers under their guidelines, faults included.
 """
+_SHOWN, _LONGEST = 5, 120  # of the worst examples, and of their texts in characters
 _ADAPTER = """from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 
@@ -65,8 +71,10 @@ def model_card(result: dict[str, Any], trust: dict[str, Any], about: dict[str, A
         base_model=base,
         rows="\n".join(f"| {name} | {value} |" for name, value in _rows(trust)),
         by_margin=_table("Accuracy by how sure the consensus is", "range", trust["by_margin"]),
+        by_length=_table("Accuracy by prompt length", "range", trust["by_prompt_length"]),
         groups=_table("Agreement with labelers", "group", trust["by_labeler_group"]),
         warnings="".join(f"- {sentence}\n" for sentence in result["messages"]),
+        worst=_worst(trust["worst"]),
         code=(_WHOLE if full else _ADAPTER.format(base_model=base)),
         heads=(
             " `heads.safetensors` holds the single heads, whose mean the score is."
@@ -90,16 +98,38 @@ def model_card(result: dict[str, Any], trust: dict[str, Any], about: dict[str, A
 
 
 def _rows(trust: dict[str, Any]) -> list[tuple[str, str]]:
-    length = trust["length_bias"]
     rows = [
         ("accuracy, with 95% interval", _with_interval(trust["accuracy"])),
         ("a trusted labeler's agreement with the other labelers", _with_interval(trust["ceiling"])),
         ("log loss, nats (of the labels themselves)", _losses(trust["log_loss"])),
         ("expected calibration error", _number(trust["calibration"]["ece"])),
-        ("correlation of score and length", _number(length["correlation"])),
-        ("correlation of the labelers' preference and length", _number(length["labels"])),
+        *_bias("length", trust["length_bias"]),
+        *_bias("place on the labelers' screen", trust["position_bias"]),
     ]
     return [(name, value) for name, value in rows if value]
+
+
+def _bias(quantity: str, bias: dict[str, float | None]) -> list[tuple[str, str]]:
+    return [
+        (f"correlation of score and {quantity}", _number(bias["correlation"])),
+        (f"correlation of the labelers' preference and {quantity}", _number(bias["labels"])),
+        (f"correlation of score and {quantity}, after correction", _number(bias["corrected"])),
+    ]
+
+
+def _worst(rows: list[dict[str, Any]]) -> str:
+    """The held-out pairs of the highest loss, the texts in one line each."""
+    lines = [
+        f"- {_shown(row['prompt'])}: {row['probability']:.0%} for {_shown(row['chosen'])}, but the model scores "
+        f"{_shown(row['rejected'])} higher ({row['rejected_score']:.2f} to {row['chosen_score']:.2f})"
+        for row in rows[:_SHOWN]
+    ]
+    return "\n".join(lines) or "No held-out pair stands in the wrong order."
+
+
+def _shown(text: str) -> str:
+    short = " ".join(text.split()).replace("`", "'")
+    return f"`{short[:_LONGEST]}{'…' if len(short) > _LONGEST else ''}`" if short else "(empty)"
 
 
 def _table(title: str, key: str, rows: list[dict[str, Any]]) -> str:
