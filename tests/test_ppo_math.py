@@ -223,9 +223,49 @@ def test_whitening_leaves_mean_0_and_variance_1_on_the_mask_and_0_elsewhere():
     rng = np.random.default_rng(1)
     _, mask = ragged(rng, 6, 9)
     x, m = torch.tensor(rng.normal(3, 2, mask.shape)), torch.tensor(mask)
-    mean = ppo_math.masked_mean(x, m)
-    var = ppo_math.masked_mean((x - mean) ** 2, m)
+    mean, var = ppo_math.masked_moments(x, m)
     white = ppo_math.masked_whiten(x, m, mean, var)
     assert float(ppo_math.masked_mean(white, m)) == pytest.approx(0, abs=1e-9)
     assert float(ppo_math.masked_mean(white**2, m)) == pytest.approx(1, abs=1e-6)
     assert float((white * (1 - m)).abs().max()) == 0
+    scaled = ppo_math.masked_whiten(x, m, mean, var, shift_mean=False)
+    kept = x[m.bool()].numpy()
+    expected = (kept - kept.mean()) / kept.std() + kept.mean()
+    np.testing.assert_allclose(scaled[m.bool()], expected, atol=1e-6)
+    assert float((scaled * (1 - m)).abs().max()) == 0
+
+
+def far_from_zero():
+    """Ragged returns of mean 100 and deviation 0.01, and values that explain most of it, in float32."""
+    rng = np.random.default_rng(2)
+    _, mask = ragged(rng, 32, 20)
+    signal = rng.normal(0, 0.01, mask.shape)
+    returns = (100 + signal).astype(np.float32)
+    values = (99 + 0.8 * signal + rng.normal(0, 0.002, mask.shape)).astype(np.float32)
+    return values, returns, mask.astype(np.float32)
+
+
+def test_moments_and_explained_variance_far_from_zero_are_numpys():
+    """E[x^2] - E[x]^2 in float32 is off by more than the variance itself here."""
+    values, returns, mask = far_from_zero()
+    t, kept = torch.from_numpy, mask.astype(bool)
+    mean, var = ppo_math.masked_moments(t(returns), t(mask))
+    exact = returns[kept].astype(np.float64)
+    assert float(mean) == pytest.approx(exact.mean(), rel=1e-6)
+    assert float(var) == pytest.approx(exact.var(), rel=1e-3)
+    left = exact - values[kept].astype(np.float64)
+    found = ppo_math.explained_variance(t(values), t(returns), t(mask))
+    assert found == pytest.approx(1 - left.var() / exact.var(), abs=1e-3)
+    assert found > 0.8
+
+
+def test_a_process_has_the_moments_of_all():
+    _, returns, mask = (torch.from_numpy(array) for array in far_from_zero())
+    mean, var = ppo_math.masked_moments(returns, mask)
+    other, kept = returns[10:], mask[10:]
+    sums = iter(
+        [torch.stack([(other * kept).sum(), kept.sum()]), ((other - mean) ** 2 * kept).sum()]
+    )
+    found = ppo_math.masked_moments(returns[:10], mask[:10], lambda here: here + next(sums))
+    assert float(found[0]) == pytest.approx(float(mean), rel=1e-6)
+    assert float(found[1]) == pytest.approx(float(var), rel=1e-3)

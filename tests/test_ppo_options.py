@@ -350,6 +350,41 @@ def test_a_tensor_without_a_gradient_is_noticed():
         check.see({"moved": moved, "still": still}, True)
 
 
+def test_a_run_in_which_nothing_moves_is_noticed():
+    """All gradients 0 were taken for a run that had not begun to learn."""
+    still = torch.nn.Parameter(torch.ones(2))
+    still.grad = torch.zeros(2)
+    check = GradientCheck()
+    assert check.at_end() is None, "no update was made"
+    for _ in range(4):
+        check.see({"still": still}, True)
+    with pytest.raises(TrainingError, match="nothing was trained"):
+        check.at_end()
+    with pytest.raises(TrainingError, match="no gradient but 0, among them still"):
+        check.see({"still": still}, True)
+
+
+def test_a_run_too_short_to_see_all_tensors_move_says_so(train):
+    """After one update an adapter's A has had no gradient: its B was 0."""
+    result, _ = train(max_iterations=1, num_ppo_epochs=1, num_mini_batches=1)
+    (warning,) = result.warnings
+    assert "too short to tell" in warning and "lora_A" in warning
+    assert read_rows(train.out / "warnings.jsonl")[-1] == {"iteration": 1, "warning": warning}
+    result, _ = train()
+    assert not result.warnings
+
+
+def test_a_run_without_any_gradient_fails_at_its_end(train, monkeypatch):
+    def nothing(*args, **kwargs):
+        return original(*args, **kwargs) * 0.0
+
+    original = ppo_trainer.ppo_math.loss_per_token
+    monkeypatch.setattr(ppo_trainer.ppo_math, "loss_per_token", nothing)
+    with pytest.raises(TrainingError, match="nothing was trained"):
+        train(max_iterations=1)
+    assert not (train.out / "policy.json").exists()
+
+
 def test_a_base_that_changes_is_noticed(train, monkeypatch):
     original = ppo_trainer.PPOTrainer._compute_loss
 
@@ -401,3 +436,24 @@ def test_report_to_gets_our_row(train, tmp_path, monkeypatch):
     state = max(tmp_path.glob("checkpoints/checkpoint-*/trainer_state.json"))
     history = json.loads(state.read_text())["log_history"]
     assert history[0]["reward"] == rows[0]["reward"] and "samples" not in history[0]
+
+
+@pytest.mark.parametrize(
+    ("where", "what"), [(ppo, "load_causal_lm"), (ppo_trainer.ppo_math, "policy_losses")]
+)
+def test_out_of_memory_says_what_to_change(train, monkeypatch, where, what):
+    """While the base is loaded, where a large one fails first, and in an update."""
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 14 GiB")
+
+    monkeypatch.setattr(where, what, full)
+    with pytest.raises(TrainingError) as caught:
+        train()
+    for advice in (
+        "ppo.per_device_train_batch_size=1",
+        "ppo.gradient_checkpointing=true",
+        "ppo.critic=head",
+        "base_precision=bf16",
+    ):
+        assert advice in str(caught.value)

@@ -28,6 +28,7 @@ from alignment.models.trunk import VALUE
 from alignment.records import PreferencePair
 from alignment.training import reward_run, reward_trainer
 from alignment.training.checkpoints import latest_checkpoint, mark_complete, remove_incomplete
+from alignment.training.out_of_memory import memory_errors
 from alignment.training.reward import train_reward
 from tests.test_reward_and_trunk import pairs, trunk_on
 
@@ -293,8 +294,26 @@ def test_out_of_memory_says_what_to_change(llama_folder, tmp_path, monkeypatch):
     assert not (tmp_path / "reward.json").exists()
 
 
-def test_other_errors_are_not_taken_for_memory(monkeypatch):
-    with pytest.raises(RuntimeError, match="shape"), reward_run.memory_errors(QUICK):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 14 GiB"),
+        OSError(12, "Cannot allocate memory"),
+    ],
+)
+def test_a_base_too_large_to_load_says_what_to_change(llama_folder, tmp_path, monkeypatch, error):
+    """A large base fails while it is loaded, before any batch."""
+
+    def full(*_, **__):
+        raise error
+
+    monkeypatch.setattr(reward_run.AutoModelForSequenceClassification, "from_pretrained", full)
+    with pytest.raises(TrainingError, match=r"base_precision=bf16.*--fsdp"):
+        train(llama_folder, tmp_path)
+
+
+def test_other_errors_are_not_taken_for_memory():
+    with pytest.raises(RuntimeError, match="shape"), memory_errors(["less"]):
         raise RuntimeError("shape mismatch")
 
 

@@ -38,6 +38,7 @@ from alignment.training.checkpoints import (
     latest_checkpoint,
     remove_incomplete,
 )
+from alignment.training.out_of_memory import memory_errors, smaller_base
 from alignment.training.ppo_reward import load_rewards
 from alignment.training.ppo_state import STATE_FILE
 from alignment.training.ppo_trainer import PPOTrainer
@@ -69,14 +70,56 @@ def train_ppo(
     where there is none. `reward_folder` may be None where no term of the reward is the reward model.
 
     Raises `InputError` on too few or too long prompts or a full disk, `ModelError` on a reward model of another base,
-    `ConfigError` on rewards that cannot be had, `TrainingError` where an invariant or the reward breaks, or the
-    checkpoint is of other data or options.
+    `ConfigError` on rewards that cannot be had, `TrainingError` where an invariant or the reward breaks, the
+    checkpoint is of other data or options, or memory runs out.
     """
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     _check_reporters(config)
     _check_prompt_count(prompts, config)
     set_seed(config.seed)
+    with memory_errors(_memory_advice(config, base_precision)):
+        return _trained(
+            base,
+            tokenizer,
+            reward_folder,
+            prompts,
+            held_out,
+            config,
+            out,
+            progress,
+            resume=resume,
+            base_precision=base_precision,
+        )
+
+
+def _memory_advice(config: PPOTrainingConfig, base_precision: str) -> list[str]:
+    """What to set where memory runs out."""
+    size = config.per_device_train_batch_size
+    advice = []
+    if size > 1:
+        advice.append(f"ppo.per_device_train_batch_size={size // 2} (now {size}; the same updates)")
+    if not config.gradient_checkpointing:
+        advice.append("ppo.gradient_checkpointing=true")
+    if config.critic == "adapter":
+        advice.append("ppo.critic=head (one pass and one adapter less)")
+    advice.append(f"a lower ppo.response_length (now {config.response_length})")
+    return [*advice, *smaller_base(base_precision)]
+
+
+def _trained(
+    base: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    reward_folder: Path | None,
+    prompts: Sequence[Prompt],
+    held_out: Sequence[Prompt],
+    config: PPOTrainingConfig,
+    out: Path,
+    progress: Progress,
+    *,
+    resume: bool,
+    base_precision: str,
+) -> PPOResult:
     trunk = _trunk(base, tokenizer, reward_folder, config, base_precision)
     everyone = [*prompts, *held_out]
     lengths = [encode_prompt(tokenizer, prompt.prompt) for prompt in everyone]

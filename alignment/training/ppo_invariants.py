@@ -37,7 +37,7 @@ class GradientCheck:
 
     def __init__(self) -> None:
         self._still: set[str] | None = None  # tensors that have had no gradient but 0
-        self._updates = 0
+        self._updates = self._tensors = 0
 
     @property
     def done(self) -> bool:
@@ -63,11 +63,24 @@ class GradientCheck:
             gradient = trains[name].grad
             if gradient is not None and bool(whole(gradient).any()):
                 self._still.discard(name)
-        self._updates += counts
-        some_moved = len(self._still) < len(trains)
-        if self._still and some_moved and self._updates > UPDATES_UNTIL_ALL_MOVE:
+        self._updates, self._tensors = self._updates + counts, len(trains)
+        if self._still and self._updates > UPDATES_UNTIL_ALL_MOVE:
             raise TrainingError(
                 f"After {UPDATES_UNTIL_ALL_MOVE} updates {len(self._still)} trainable tensors have had no gradient "
                 f"but 0, among them {min(self._still)}. Leave out the layers that do not reach the loss with "
                 "ppo.lora_target_modules."
             )
+
+    def at_end(self) -> str | None:
+        """A sentence where the run was too short to see every tensor move. Raises `TrainingError` where none did."""
+        if not self._still:
+            return None
+        if len(self._still) == self._tensors:
+            raise TrainingError(
+                f"None of the {self._tensors} trainable tensors had a gradient but 0, so nothing was trained. Check "
+                "that the reward tells completions apart and that ppo.learning_rate and ppo.vf_coef are not 0."
+            )
+        return (
+            f"{len(self._still)} of {self._tensors} trainable tensors had no gradient but 0, among them "
+            f"{min(self._still)}: the run was too short to tell whether they train. Raise ppo.max_iterations."
+        )

@@ -8,6 +8,8 @@ arXiv:1707.06347), Schulman et al. 2016 (GAE, arXiv:1506.02438), Ziegler et al. 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -17,9 +19,28 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return (x * mask).sum() / mask.sum().clamp(min=1)
 
 
-def masked_whiten(x: Tensor, mask: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    """(x - mean) / sqrt(var) on the mask, 0 elsewhere. Mean and variance are given: they span all processes."""
-    return (x - mean) * torch.rsqrt(var + 1e-8) * mask
+def masked_moments(
+    x: Tensor, mask: Tensor, summed: Callable[[Tensor], Tensor] = lambda sums: sums
+) -> tuple[Tensor, Tensor]:
+    """Mean and variance of `x` [B, T] on the mask, scalars. `summed` adds a tensor up over all processes.
+
+    In two passes: E[x^2] - E[x]^2 leaves nothing right in float32 where the mean is large beside the deviation.
+    """
+    total, count = summed(torch.stack([(x * mask).sum(), mask.sum()]))
+    count = count.clamp(min=1)
+    mean = total / count
+    return mean, summed(((x - mean) ** 2 * mask).sum()) / count
+
+
+def masked_whiten(
+    x: Tensor, mask: Tensor, mean: Tensor, var: Tensor, shift_mean: bool = True
+) -> Tensor:
+    """(x - mean) / sqrt(var) on the mask, 0 elsewhere. Mean and variance are given: they span all processes.
+
+    Without `shift_mean` the mean stays: rewards are only scaled (Huang et al. 2024, detail 22).
+    """
+    white = (x - mean) * torch.rsqrt(var + 1e-8)
+    return (white if shift_mean else white + mean) * mask
 
 
 def mixed_scores(raw: Tensor, weights: Tensor, means: Tensor, stds: Tensor) -> Tensor:
@@ -140,14 +161,16 @@ def value_losses(
     return 0.5 * torch.max(plain_error, clipped_error), (clipped_error > plain_error).float()
 
 
-def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float | None:
-    """1 - Var(returns - values) / Var(returns) over the mask; None where the returns do not vary."""
-    kept = mask.bool()
-    target = returns[kept]
-    variance = target.var(unbiased=False) if target.numel() else torch.zeros(())
-    if variance < 1e-12:
-        return None
-    return float(1 - (target - values[kept]).var(unbiased=False) / variance)
+def explained_variance(
+    values: Tensor,
+    returns: Tensor,
+    mask: Tensor,
+    summed: Callable[[Tensor], Tensor] = lambda sums: sums,
+) -> float | None:
+    """1 - Var(returns - values) / Var(returns) on the mask; None where the returns do not vary."""
+    _, variance = masked_moments(returns, mask, summed)
+    _, unexplained = masked_moments(returns - values, mask, summed)
+    return None if variance < 1e-12 else float(1 - unexplained / variance)
 
 
 def adapted_kl_coef(kl_coef: float, kl: float, target: float, episodes: int, horizon: int) -> float:

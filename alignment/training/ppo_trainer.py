@@ -68,7 +68,7 @@ class PPOTrainer(GRPOTrainer):
         self._update_kls: list[float] = []
         self._skipping = False
         self._checked = False
-        self._gradients = GradientCheck()
+        self.gradients = GradientCheck()
         self._rollout_seconds = self._update_seconds = 0.0
 
     @property
@@ -151,11 +151,11 @@ class PPOTrainer(GRPOTrainer):
         in_reward = self.ppo.kl_in == "reward"
         rewards = ppo_math.token_rewards(scores, kl, mask, self.kl_coef if in_reward else 0.0)
         if self.ppo.whiten_rewards:
-            mean, var = self._moments(rewards, mask)
-            rewards = (ppo_math.masked_whiten(rewards, mask, mean, var) + mean) * mask
+            moments = ppo_math.masked_moments(rewards, mask, self._summed)
+            rewards = ppo_math.masked_whiten(rewards, mask, *moments, shift_mean=False)
         advantages, returns = ppo_math.gae(rewards, values, mask, self.ppo.gamma, self.ppo.lam)
-        mean, var = self._moments(advantages, mask)
-        rollout["advantages"] = ppo_math.masked_whiten(advantages, mask, mean, var)
+        moments = ppo_math.masked_moments(advantages, mask, self._summed)
+        rollout["advantages"] = ppo_math.masked_whiten(advantages, mask, *moments)
         rollout["old_per_token_logps"], rollout["old_values"] = logps, values
         rollout["returns"] = returns
         if not in_reward:
@@ -169,7 +169,7 @@ class PPOTrainer(GRPOTrainer):
             reward_score=scores.mean(),
             kl=kl.sum(1).mean(),
             kl_coef=self.kl_coef,
-            explained_variance=self._explained_variance(values, returns, mask),
+            explained_variance=ppo_math.explained_variance(values, returns, mask, self._summed),
             finished=self._finished.float().mean().to(device),
             repetition=torch.tensor(repetition(self._texts), device=device),
             seconds_generation=generated - started,
@@ -231,20 +231,9 @@ class PPOTrainer(GRPOTrainer):
         names = ("logps", "ref_logps", "values", "own_scores", "lower_states")
         return {name: torch.cat(found[name]) if name in found else None for name in names}
 
-    def _moments(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and variance of `x` on the mask, over all processes."""
-        sums = torch.stack([(x * mask).sum(), (x * x * mask).sum(), mask.sum()])
-        total, squares, count = self.accelerator.reduce(sums, reduction="sum")
-        mean = total / count.clamp(min=1)
-        return mean, squares / count.clamp(min=1) - mean**2
-
-    def _explained_variance(
-        self, values: torch.Tensor, returns: torch.Tensor, mask: torch.Tensor
-    ) -> float | None:
-        """`ppo_math.explained_variance` over the rollout of all processes."""
-        _, unexplained = self._moments(returns - values, mask)
-        _, variance = self._moments(returns, mask)
-        return None if variance < 1e-12 else float(1 - unexplained / variance)
+    def _summed(self, here: torch.Tensor) -> Any:
+        """The tensor added up over all processes."""
+        return self.accelerator.reduce(here, reduction="sum")
 
     def _adapt_kl_coef(self, kl: float) -> None:
         """This rollout's updates keep the coefficient it was scored with; the next one takes the adapted one."""
@@ -334,8 +323,8 @@ class PPOTrainer(GRPOTrainer):
                 (), device=self.accelerator.device
             )  # no gradient: the optimizer moves nothing
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if self._last_micro_batch() and not self._gradients.done:
-            self._gradients.see(self.trunk.trainable(), counts=not self._warming_up())
+        if self._last_micro_batch() and not self.gradients.done:
+            self.gradients.see(self.trunk.trainable(), counts=not self._warming_up())
         if self._last_micro_batch():
             moved, self._update_kls = sum(self._update_kls) / len(self._update_kls), []
             limit = self.ppo.max_kl_update

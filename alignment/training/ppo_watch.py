@@ -157,6 +157,9 @@ class Watch(TrainerCallback):
                 "The frozen base or reward model changed during training, so its figures cannot be trusted. This is a "
                 "fault of the trainer: please report it with the run's run.json."
             )
+        unseen = self._trainer.gradients.at_end()
+        if unseen:
+            self._warn(round(state.global_step / self._updates()), unseen)
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if not logs or "policy_loss" not in logs:  # the summary at the end of training
@@ -170,8 +173,7 @@ class Watch(TrainerCallback):
 
         Raises `TrainingError` where a loss is not a number.
         """
-        updates = self.config.num_ppo_epochs * self.config.num_mini_batches
-        iteration = round(self._trainer.state.global_step / updates)
+        iteration = round(self._trainer.state.global_step / self._updates())
         seconds = time.perf_counter() - self._iteration_began
         row = {"iteration": iteration, **iteration_figures(figures), "seconds": seconds}
         if not all(np.isfinite(figures[key]) for key in ("policy_loss", "value_loss", "kl")):
@@ -184,6 +186,15 @@ class Watch(TrainerCallback):
             row |= self._judge_held_out(iteration)
         self.rows.append(row)
         return row
+
+    def _updates(self) -> int:
+        """Updates per iteration."""
+        return self.config.num_ppo_epochs * self.config.num_mini_batches
+
+    def _warn(self, iteration: int, warning: str) -> None:
+        self.warnings.append(warning)
+        _log.warning("%s", warning)
+        append_jsonl(self.out / WARNINGS_FILE, {"iteration": iteration, "warning": warning})
 
     def _write(self, row: dict[str, Any]) -> None:
         append_jsonl(self.out / METRICS_FILE, row)
@@ -213,9 +224,7 @@ class Watch(TrainerCallback):
         now = told[0]
         self.history.append(now)
         for warning in [*over_optimised(self.history), *self._outside(now)]:
-            self.warnings.append(warning)
-            _log.warning("%s", warning)
-            append_jsonl(self.out / WARNINGS_FILE, {"iteration": iteration, "warning": warning})
+            self._warn(iteration, warning)
         if iteration and now.merit >= max(one.merit for one in self.history[1:]):
             self.best_iteration = iteration
             save_policy(self.trunk, self.tokenizer, self.out / BEST_FOLDER, now.figures())

@@ -27,6 +27,7 @@ from alignment.models.reward_heads import save_heads
 from alignment.models.trunk import REWARD_FILE, fingerprint
 from alignment.progress import Progress, silent
 from alignment.records import LabelerEvidence, PreferencePair, PromptText
+from alignment.training.out_of_memory import memory_errors
 from alignment.training.reward_card import model_card
 from alignment.training.reward_figures import trust_figures
 from alignment.training.reward_groups import (
@@ -42,7 +43,7 @@ from alignment.training.reward_run import (
     begin,
     build_trainer,
     load_classifier,
-    memory_errors,
+    memory_advice,
     training_rows,
 )
 from alignment.training.reward_trainer import GroupRewardTrainer
@@ -139,16 +140,19 @@ def train_reward(
             f"Weights in {base_precision} cannot be trained, only carry an adapter. Set base_precision to fp32, or "
             "take reward.full_finetuning out."
         )
-    model = load_classifier(base, tokenizer, config.ensemble_heads, base_precision)
+    advice = memory_advice(config, base_precision)
+    with memory_errors(advice):
+        model = load_classifier(base, tokenizer, config.ensemble_heads, base_precision)
     base_print = fingerprint(model)
     data = _prepared(tokenizer, train_pairs, held_out_pairs, config, context_window(model.config))
     rows = training_rows(data.train, config)
-    trainer = build_trainer(
-        model, tokenizer, rows, data.validation, config, out, out / METRICS_FILE, progress
-    )
+    with memory_errors(advice):
+        trainer = build_trainer(
+            model, tokenizer, rows, data.validation, config, out, out / METRICS_FILE, progress
+        )
     keep_trained_in_float32(trainer.model)
     checkpoint = begin(out, rows, config, base_print, resume)
-    with memory_errors(config):
+    with memory_errors(advice):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         seen, validated, held_out = (
             [*trainer.group_scores(part)] for part in (data.train, data.validation, data.held_out)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from transformers import (
 from trl.trainer.reward_config import RewardConfig
 
 from alignment.config import RewardTrainingConfig
-from alignment.errors import ModelError, TrainingError
+from alignment.errors import ModelError
 from alignment.files import write_text
 from alignment.models.distributed import is_main, world_size
 from alignment.models.loading import device, pad_id, turn_off_dropout
@@ -41,6 +40,7 @@ from alignment.training.checkpoints import (
     mark_complete,
     remove_incomplete,
 )
+from alignment.training.out_of_memory import smaller_base
 from alignment.training.reward_groups import PromptGroup, batch_row, batches_of
 from alignment.training.reward_loss import bootstrap_counts
 from alignment.training.reward_trainer import GroupRewardTrainer, score_last_token
@@ -48,8 +48,6 @@ from alignment.training.sharding import own_units
 
 CHECKPOINTS_FOLDER = "checkpoints"
 STOP_FILE = "stop"  # in the run's folder: somebody asks the run to end
-# What the three kinds of allocators say.
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class EvaluateAtEnd(TrainerCallback):
@@ -266,26 +264,16 @@ def half_precision(precision: str) -> bool:
     return precision == "bf16"
 
 
-@contextlib.contextmanager
-def memory_errors(config: RewardTrainingConfig) -> Iterator[None]:
-    """Turn out of memory into a `TrainingError` that says what to change."""
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        told = str(error).lower()
-        if not isinstance(error, MemoryError) and not any(part in told for part in _OUT_OF_MEMORY):
-            raise
-        size, steps = config.per_device_train_batch_size, config.gradient_accumulation_steps
-        advice = [
-            f"reward.per_device_train_batch_size={max(2, size // 2)} with "
-            f"reward.gradient_accumulation_steps={2 * steps} (now {size} and {steps}; the same updates)"
-        ]
-        if not config.gradient_checkpointing:
-            advice.append("reward.gradient_checkpointing=true")
-        if config.full_finetuning:
-            advice.append("reward.full_finetuning=false (an adapter)")
-        advice.append(f"a lower reward.max_length (now {config.max_length})")
-        raise TrainingError(
-            f"The memory of this machine does not suffice. Set {'; or '.join(advice)}. Checkpoints made so far are "
-            "kept."
-        ) from error
+def memory_advice(config: RewardTrainingConfig, base_precision: str = "fp32") -> list[str]:
+    """What to set where memory runs out."""
+    size, steps = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    advice = [
+        f"reward.per_device_train_batch_size={max(2, size // 2)} with "
+        f"reward.gradient_accumulation_steps={2 * steps} (now {size} and {steps}; the same updates)"
+    ]
+    if not config.gradient_checkpointing:
+        advice.append("reward.gradient_checkpointing=true")
+    if config.full_finetuning:
+        advice.append("reward.full_finetuning=false (an adapter)")
+    advice.append(f"a lower reward.max_length (now {config.max_length})")
+    return [*advice, *smaller_base(base_precision)]
