@@ -49,9 +49,10 @@ def demo_config(seed: int) -> Config:
             "num_mini_batches": 4,
             "per_device_train_batch_size": 24,
             "learning_rate": 2e-3,
-            "kl_coef": 0.055,
-            "reward_clip": 0.5,  # what is kind enough earns no more: fluency and variety are kept
+            "kl_coef": 0.11,
+            "reward_clip": 1.0,  # what is kind enough earns no more: fluency and variety are kept
             "cliprange_value": 1.0,
+            "lam": 0.85,
             "eval_every": 5,
         },
         "evaluate": generation,

@@ -32,6 +32,8 @@ WAYS = {
     "GET /{run_id}/log": ("log",),
     "GET /form": ("check",),
     "POST /check": ("check",),
+    "GET /reads": ("check",),
+    "POST /plan": ("check",),
     "POST ": ("start",),
 }
 # Action -> the words of the command, the run it is done to, and the text that goes with it.
