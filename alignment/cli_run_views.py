@@ -11,7 +11,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from alignment.cli_shared import JsonOption, SetOption, WorkspaceOption, job, rows
+from alignment.cli_shared import (
+    FsdpOption,
+    JsonOption,
+    NprocOption,
+    SetOption,
+    WorkspaceOption,
+    job,
+    rows,
+)
 
 RunId = Annotated[str, typer.Argument(help="The run's id, as `runs list` shows it.")]
 StageArgument = Annotated[
@@ -151,15 +159,21 @@ def check(
     stage: StageArgument,
     assignments: SetOption = None,
     source: Annotated[str | None, typer.Option(help=SOURCE_HELP)] = None,
+    fsdp: FsdpOption = None,
+    nproc: NprocOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Look at a run before it starts: its configuration, what it reads, what differs from the stage's last run."""
-    from alignment import control
+    """Look at a run before it starts: its configuration, what it reads and the rankings behind that, what differs from
+    the stage's last run, and what a training will need."""
+    from alignment import run_data
 
+    devices = fsdp or nproc or 1
     with job(None, workspace, None, None) as work:
         work._store("workspace")
-        found = control.preview(work.workspace, stage, assignments or [], source)
+        found = run_data.before_start(
+            work.workspace, stage, assignments or [], source, devices, fsdp is not None
+        )
     _print(found, as_json)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,29 @@ def learns_from(
     found = snapshot.read(folder).rankings
     counted = snapshot.counting(found, consensus.config.get("labelers", "auto"))
     return {**about, **_shares(counted)}
+
+
+def before_start(
+    workspace: Workspace,
+    stage: str,
+    assignments: Sequence[str],
+    source: str | None,
+    devices: int = 1,
+    fsdp: bool = False,
+) -> dict[str, Any]:
+    """`control.preview` with the `rankings` behind the run and, of a training, its `plan` or the `problem` with it."""
+    from alignment.run_plan import plan_run
+
+    found = control.preview(workspace, stage, assignments, source)
+    config = control.new_config(workspace, assignments, stage)
+    found["rankings"] = learns_from(workspace, stage, config.consensus.labelers, source)
+    if stage in control.TRAINING:
+        texts = longest_texts(workspace, stage, found["reads"])
+        try:
+            found["plan"] = plan_run(config, stage, devices, fsdp, texts)
+        except ConcordError as error:
+            found["plan"] = {"problem": str(error)}
+    return found
 
 
 def _shares(rankings: list[Ranking]) -> dict[str, Any]:

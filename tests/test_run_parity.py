@@ -189,6 +189,17 @@ def test_a_run_is_checked_and_started_with_what_it_reads(template, tmp_path, no_
     }
     assert looked["differences"]["seed"] == {"before": 0, "now": 3}
     assert looked["reads"] == {"policy": str(folder / "runs" / "trained")}
+    assert looked["rankings"] == page.get("/api/runs/reads?stage=evaluate").json()
+    with Workspace.open(folder) as opened:
+        (folder / "runs" / "agreed").mkdir()
+        run_queue.enqueue(
+            opened.store,
+            Run("agreed", "consensus", {}, folder="runs/agreed"),
+            Request("agreed", "consensus", Config().model_dump(mode="json"), {}),
+        )
+        run_queue.end(opened.store, "agreed", "finished", None)
+    trained = commanded(folder, "check", "reward", "--set", "base_model=nowhere/to-be-found")
+    assert "nowhere/to-be-found" in trained["plan"]["problem"]
     made = commanded(folder, "start", "evaluate", "--source", "trained")["run_id"]
     with Workspace.open(folder) as opened:
         assert run_queue.request_of(opened.store, made).files == looked["reads"]
