@@ -67,6 +67,9 @@ bench-demo: $(VENV)/.installed ## the figures of the demo for three seeds
 bench-load: $(VENV)/.installed ## 200 labelers at once against a served instance that is killed ten times
 	$(BIN)/python -m benchmarks.load
 
+bench-control-room: $(VENV)/.installed ## what 20 open control rooms cost the server, and how late they are
+	$(BIN)/python -m benchmarks.control_room
+
 bench-reward: $(VENV)/.installed ## the reward trainer against TRL's own on the same pairs
 	$(BIN)/python -m benchmarks.reward
 

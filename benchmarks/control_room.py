@@ -3,9 +3,10 @@
     python -m benchmarks.control_room [--pages 20] [--seconds 60] [--json FILE]
 
 A workspace with 30 runs is served; one of them is a PPO run of 2,000 iterations that goes on. Each page is an HTTP
-client in a thread that asks as the page's script does: `/api/runs/live` 1.5 s after the last answer, by ETag, then
-what has been added to the run's files. The same server is measured first with nobody there; the cost is the difference
-of its CPU seconds per second.
+client in a thread that asks as the page's script does: `/api/runs/live` 1.5 s after the last answer, by ETag, with
+how much of the run's files it has. The same server is measured first with nobody there; the cost is the difference
+of its CPU seconds per second. On a machine that is busy otherwise the pages are answered less often: what they would cost
+at their full pace is computed from the cost of an answer, and held against the bar.
 """
 
 from __future__ import annotations
@@ -135,11 +136,14 @@ def look(url: str, cookies: httpx.Cookies, ended: threading.Event, seen: Seen) -
         while not ended.is_set():
             try:
                 headers = {} if tag is None else {"If-None-Match": tag}
-                found = client.get(f"/api/runs/live?run={LIVE}", headers=headers)
+                found = client.get("/api/runs/live", params={"run": LIVE, **ends}, headers=headers)
                 seen.answers[found.status_code] = seen.answers.get(found.status_code, 0) + 1
                 if found.status_code == 200:
                     tag = found.headers["etag"]
-                    follow(client, found.json()["run"]["sizes"], ends, None if opened else seen)
+                    told = found.json()
+                    for name, more in told["more"].items():
+                        take(name, more, ends, None if opened else seen)
+                    follow(client, told["run"]["sizes"], ends, None if opened else seen)
                     opened = False
             except (httpx.HTTPError, KeyError, ValueError) as error:
                 seen.errors.append(repr(error))
@@ -155,9 +159,14 @@ def follow(
             more = client.get(f"/api/runs/{LIVE}/lines/{name}?start={ends[name]}").json()
             if more["end"] == ends[name]:
                 break
-            ends[name] = more["end"]
-            if name == "metrics" and seen is not None:
-                seen.late += [time.time() - one["written"] for one in more["rows"]]
+            take(name, more, ends, seen)
+
+
+def take(name: str, more: dict[str, Any], ends: dict[str, int], seen: Seen | None) -> None:
+    """Keep what has come."""
+    ends[name] = more["end"]
+    if name == "metrics" and seen is not None:
+        seen.late += [time.time() - one["written"] for one in more["rows"]]
 
 
 def sign_in(url: str) -> httpx.Cookies:
@@ -214,7 +223,9 @@ def measure(folder: Path, pages: int, seconds: float) -> dict[str, Any]:
             thread.start()
         time.sleep(10)  # they have fetched what was there before
         seen.late.clear()
+        seen.answers.clear()
         busy = cpu_share(process, seconds)
+        pace = sum(seen.answers.values()) / seconds
     finally:
         ended.set()
         for thread in threads:
@@ -222,13 +233,16 @@ def measure(folder: Path, pages: int, seconds: float) -> dict[str, Any]:
                 thread.join()
         server.terminate()
         server.wait()
-    late = np.array(seen.late or [np.nan])
+    late, each = np.array(seen.late or [np.nan]), (busy - alone) / max(pace, 1e-9)
     return {
         "pages": pages,
         "seconds": seconds,
         "core_alone": round(alone, 4),
         "core_with_pages": round(busy, 4),
         "core_of_pages": round(busy - alone, 4),
+        "answers_per_second": round(pace, 1),
+        "ms_per_answer": round(1000 * each, 2),
+        "core_at_full_pace": round(each * pages / LOOK_SECONDS, 4),
         "late_median": round(float(np.median(late)), 2),
         "late_95": round(float(np.quantile(late, 0.95)), 2),
         "late_most": round(float(late.max()), 2),
@@ -247,11 +261,11 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="concord-room-") as folder:
         figures = measure(Path(folder) / "workspace", options.pages, options.seconds)
-    print(f"{options.pages} pages take {100 * figures['core_of_pages']:.1f}% of a core")
+    print(f"{options.pages} pages take {100 * figures['core_at_full_pace']:.1f}% of a core")
     print(json.dumps(figures))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
-    if figures["core_of_pages"] > MOST_OF_A_CORE or not figures["late_95"] <= LATEST_SECONDS:
+    if figures["core_at_full_pace"] > MOST_OF_A_CORE or not figures["late_95"] <= LATEST_SECONDS:
         sys.exit("Not as it must be: at most 5% of a core, and 19 of 20 iterations within 2 s.")
 
 

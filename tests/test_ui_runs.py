@@ -238,6 +238,9 @@ def test_a_growing_record_comes_in_whole_lines(engineer, workspace):
         file.write('ation": 3}\n')
     more = engineer.get(f"/api/runs/ppo-1/lines/metrics?start={first['end']}").json()
     assert more["rows"] == [{"iteration": 3}]
+    live = engineer.get(f"/api/runs/live?run=ppo-1&metrics={first['end']}").json()
+    assert live["more"] == {"metrics": {**more, "start": first["end"]}}
+    assert engineer.get("/api/runs/live?run=ppo-1&metrics=-1").status_code == 422
     (path.parent / "run.log").write_text("first\nlast <script>\n")
     log = engineer.get("/api/runs/ppo-1/log?start=-14").json()
     assert log["text"] == "last <script>\n"

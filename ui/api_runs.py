@@ -1,6 +1,7 @@
 """The control room's API: watch, end, resume and compare runs. For engineers and admins.
 
-The page asks `/api/runs/live` every two seconds; what it gets is made once a second at most, however many ask.
+The page asks `/api/runs/live` every 1.5 seconds, and gets what has been added to the files of its run with it. The rest
+of the answer is made once for all who ask, so that many open pages cost little.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi import APIRouter, HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from alignment import comparing, control
@@ -30,11 +32,13 @@ from ui.callers import CSRF
 from ui.rounds_chart import What, rounds_chart
 from ui.run_files import run_folder
 
-FRESH_SECONDS = 1.0
+FRESH_SECONDS, FRESH_RUN_SECONDS = 1.0, 0.4  # with the wait of the page less than 2 s
+MOST_WATCHED = 64  # runs whose last answer is kept
 LARGEST_PIECE_BYTES = 200_000  # of a log or record, in one answer
 MOST_COMPARED = 12
 _CSV: dict[str, Any] = {"content": {"text/csv": {}}}
 _SVG: dict[str, Any] = {"content": {"image/svg+xml": {}}}
+Start = Annotated[int, Query(ge=0)]
 
 
 class Said(BaseModel):
@@ -49,15 +53,15 @@ class Action(BaseModel):
 
 
 class Fresh:
-    """A value that is made anew once it is older than `FRESH_SECONDS`, by one caller while the others wait."""
+    """A value that is made anew once it is older than `seconds`, by one caller while the others wait."""
 
-    def __init__(self, make: Callable[[], Any]) -> None:
-        self._make, self._lock = make, threading.Lock()
+    def __init__(self, make: Callable[[], Any], seconds: float = FRESH_SECONDS) -> None:
+        self._make, self._seconds, self._lock = make, seconds, threading.Lock()
         self._value, self._made = None, -1e9
 
     def get(self) -> Any:
         with self._lock:
-            if time.monotonic() - self._made > FRESH_SECONDS:
+            if time.monotonic() - self._made > self._seconds:
                 self._value, self._made = self._make(), time.monotonic()
             return self._value
 
@@ -82,19 +86,43 @@ def _watching(workspace: Workspace, listing: Fresh) -> APIRouter:
             raise HTTPException(422, f"At most {MOST_COMPARED} runs can be compared at once.")
         return comparing.compare(workspace, [_known(workspace, name).run_id for name in chosen])
 
-    @router.get("/live")
+    @lru_cache(maxsize=MOST_WATCHED)
+    def told(run: str | None) -> Fresh:
+        """The answer about a run but for its last brace, its ETag, and the sizes of the run's files."""
+
+        def make() -> tuple[str, str, dict[str, int]]:
+            chosen = None if run is None else _detail(workspace, _known(workspace, run))
+            text = json.dumps({**listing.get(), "run": chosen})
+            tag = hashlib.sha256(text.encode()).hexdigest()[:20]
+            return text[:-1], f'"{tag}"', {} if chosen is None else chosen["sizes"]
+
+        return Fresh(make, FRESH_RUN_SECONDS)
+
+    @router.get("/live", response_model=dict[str, Any])
     def live(
-        request: Request, response: Response, who: Engineer, run: RunId | None = None
-    ) -> dict[str, Any]:
-        """The runs, the round, and the chosen run with the sizes of its growing files. 304 where nothing changed."""
-        found = {**listing.get(), "run": None}
-        if run is not None:
-            found["run"] = _detail(workspace, _known(workspace, run))
-        tag = hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:20]
-        if request.headers.get("if-none-match") == f'"{tag}"':
-            raise HTTPException(304, headers={"ETag": f'"{tag}"'})
-        response.headers["ETag"] = f'"{tag}"'
-        return found
+        request: Request,
+        who: Engineer,
+        run: RunId | None = None,
+        metrics: Start = 0,
+        samples: Start = 0,
+        warnings: Start = 0,
+    ) -> Response:
+        """The runs, the round, and the chosen run with the sizes of its growing files; 304 where nothing changed.
+
+        `metrics`, `samples`, `warnings`: bytes of these files that the caller has. What has been added since comes in
+        `more` as `/lines` gives it; after a long time only the latter does.
+        """
+        text, tag, sizes = told(run).get()
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers={"ETag": tag})
+        starts = {"metrics": metrics, "samples": samples, "warnings": warnings}
+        more = {
+            name: _rows(_folder(workspace, run) / control.RECORDS[name], start)
+            for name, start in starts.items()
+            if run is not None and 0 < sizes[name] - start <= LARGEST_PIECE_BYTES
+        }
+        body = f'{text}, "more": {json.dumps(more)}}}'
+        return Response(body, media_type="application/json", headers={"ETag": tag})
 
     @router.get("/rounds/{what}.svg", response_class=Response, responses={200: _SVG})
     def picture(who: Engineer, what: What) -> Response:
@@ -125,10 +153,7 @@ def _watching(workspace: Workspace, listing: Fresh) -> APIRouter:
         start: int = 0,
     ) -> dict[str, Any]:
         """The rows of a growing record from byte `start` on, whole lines only; `end` is where to go on."""
-        text, end = _piece(_folder(workspace, run_id) / control.RECORDS[name], start)
-        whole, _, rest = text.rpartition("\n")
-        rows = [json.loads(line) for line in whole.split("\n") if line]
-        return {"rows": rows, "end": end - len(rest.encode())}
+        return _rows(_folder(workspace, run_id) / control.RECORDS[name], start)
 
     @router.get("/{run_id}/log")
     def log(who: Engineer, run_id: RunId, start: int = 0) -> dict[str, Any]:
@@ -277,6 +302,14 @@ def _detail(workspace: Workspace, run: Run) -> dict[str, Any]:
         ],
         "asked_by": "" if request is None else request.created_by,
     }
+
+
+def _rows(path: Path, start: int) -> dict[str, Any]:
+    """The rows of a growing record from byte `start` on, whole lines only, and the byte after them."""
+    text, end = _piece(path, start)
+    whole, _, rest = text.rpartition("\n")
+    rows = [json.loads(line) for line in whole.split("\n") if line]
+    return {"rows": rows, "start": start, "end": end - len(rest.encode())}
 
 
 def _size(path: Path) -> int:

@@ -25,8 +25,11 @@ window.concord.runView = (act) => {
   const readable = (value) => (value === null || value === undefined ? "–" : typeof value === "number" ? String(Number(value.toPrecision(5))) : typeof value === "object" ? JSON.stringify(value) : String(value));
   window.concord.runWords = { status, duration, readable };
 
-  // Show a run as /api/runs/live tells it; another run than before starts afresh.
-  function show(next) {
+  // How much of a run's files is here already.
+  const ends = (run_id) => (run_id === run?.run_id ? Object.fromEntries(Object.entries(records).map(([name, { end }]) => [name, end])) : {});
+
+  // Show a run as /api/runs/live tells it, with what was added to its files; another run than before starts afresh.
+  function show(next, more = {}) {
     const fresh = next?.run_id !== run?.run_id;
     run = next;
     element.hidden = !run;
@@ -40,6 +43,7 @@ window.concord.runView = (act) => {
       draw = window.concord.curves(parts.curves);
       noteText.value = "";
     }
+    if (!busy) for (const [name, added] of Object.entries(more)) take(name, added);
     head();
     facts();
     notes();
@@ -97,6 +101,13 @@ window.concord.runView = (act) => {
     for (const each of Object.keys(TABS)) parts[each].hidden = each !== tab;
   }
 
+  // Rows that follow on those that are here; others are left to the next look.
+  function take(name, { rows, start, end }) {
+    if (records[name].end !== start) return;
+    records[name].rows.push(...rows);
+    records[name].end = end;
+  }
+
   // What has been added to the run's files since the last look, and nothing else.
   async function follow() {
     if (busy) return;
@@ -151,5 +162,5 @@ window.concord.runView = (act) => {
     else if (button.dataset.act) act(run, button.dataset.act);
     else if (button.dataset.note && noteText.value.trim()) { act(run, button.dataset.note, noteText.value.trim()); noteText.value = ""; }
   });
-  return { element, show };
+  return { element, show, ends };
 };

@@ -28,7 +28,7 @@ window.concord.runs = (element) => {
   async function look() {
     if (!document.hidden) {
       try {
-        const response = await fetch(`/api/runs/live${chosen ? `?run=${encodeURIComponent(chosen)}` : ""}`, { credentials: "same-origin", cache: "no-store", headers: tag ? { "If-None-Match": tag } : {} });
+        const response = await fetch(`/api/runs/live${chosen ? `?${new URLSearchParams({ run: chosen, ...view.ends(chosen) })}` : ""}`, { credentials: "same-origin", cache: "no-store", headers: tag ? { "If-None-Match": tag } : {} });
         if (response.status === 200) { tag = response.headers.get("ETag"); show(await response.json()); say(null, "offline"); }
         else if (response.status === 404) { chosen = null; tag = null; }
         else if (response.status !== 304) throw new Error();
@@ -42,7 +42,7 @@ window.concord.runs = (element) => {
     if (!chosen && all.length) { chosen = all[0].run_id; tag = null; }
     rows(found.current_policy, found.queue);
     strip(found);
-    if (found.run?.run_id === chosen) view.show(found.run);
+    if (found.run?.run_id === chosen) view.show(found.run, found.more);
   }
 
   const figures = ({ outcome, status, message, progress }) => {
