@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from alignment.cli_shared import (
+    BestOption,
     FsdpOption,
     JsonOption,
     LaunchConfigOption,
@@ -263,6 +264,7 @@ def _mark(run_id: str, kind: str, text: str, workspace: Path | None, as_json: bo
 def runs_promote(
     run_id: RunId,
     comment: Annotated[str, typer.Option(help="Why.")] = "",
+    best: BestOption = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -271,8 +273,8 @@ def runs_promote(
 
     with job(None, workspace, None, None) as work:
         work._store("workspace")
-        control.promote(work.workspace, run_id, by=_me(), comment=comment)
-    show({"current_policy": run_id}, as_json, "Promoted")
+        control.promote(work.workspace, run_id, by=_me(), comment=comment, best=best)
+    show({"current_policy": run_id, "best": best}, as_json, "Promoted")
 
 
 @runs_app.command("compare")
