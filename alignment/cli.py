@@ -19,6 +19,7 @@ from alignment.cli_known_orders import adjudicate, gold_app
 from alignment.cli_plan import plan
 from alignment.cli_runs import runs_app
 from alignment.cli_shared import (
+    BestOption,
     CompletionsOption,
     FsdpOption,
     GoldOption,
@@ -202,6 +203,7 @@ def export(
         bool, typer.Option("--merge", help="Model: add the adapter to the base's weights.")
     ] = False,
     policy: PolicyOption = None,
+    best: BestOption = False,
     model: ModelOption = None,
     dtype: Annotated[
         str, typer.Option(help="Merged model: fp32, or bf16 and fp16, which round.")
@@ -213,9 +215,11 @@ def export(
 
     with _job(None, workspace, None, None, out, policy=policy, model=model) as job:
         if what == "model":
-            figures = exporting.export_model(job, merge, dtype)
+            figures = exporting.export_model(job, merge, dtype, best)
         else:
-            figures = pipeline.export(job, what, model_options=merge or bool(policy or model))
+            figures = pipeline.export(
+                job, what, model_options=merge or best or bool(policy or model)
+            )
     _show(figures, as_json, "Exported")
 
 

@@ -11,6 +11,7 @@ import typer
 from alignment import cli_run_views
 from alignment.cli_run_views import SOURCE_HELP, RunId, StageArgument
 from alignment.cli_shared import (
+    BestOption,
     FsdpOption,
     JsonOption,
     LaunchConfigOption,
@@ -230,6 +231,7 @@ def _mark(run_id: str, kind: str, text: str, workspace: Path | None, as_json: bo
 def runs_promote(
     run_id: RunId,
     comment: Annotated[str, typer.Option(help="Why.")] = "",
+    best: BestOption = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -238,8 +240,8 @@ def runs_promote(
 
     with job(None, workspace, None, None) as work:
         work._store("workspace")
-        control.promote(work.workspace, run_id, by=me(), comment=comment)
-    show({"current_policy": run_id}, as_json, "Promoted")
+        control.promote(work.workspace, run_id, by=me(), comment=comment, best=best)
+    show({"current_policy": run_id, "best": best}, as_json, "Promoted")
 
 
 @runs_app.command("execute", hidden=True)

@@ -51,6 +51,10 @@ PolicyOption = Annotated[Path | None, typer.Option("--policy", help="Folder of a
 RewardModelOption = Annotated[
     Path | None, typer.Option("--reward-model", help="Folder of a reward model.")
 ]
+BestOption = Annotated[
+    bool,
+    typer.Option("--best", help="The policy that did best on held-out prompts, not the last."),
+]
 FsdpOption = Annotated[
     int | None,
     typer.Option(

@@ -421,14 +421,22 @@ def restore(workspace: Workspace, run_id: str, *, by: str) -> None:
     run_queue.add_mark(workspace.store, Mark(run_id, "restore", "", by))
 
 
-def promote(workspace: Workspace, run_id: str, *, by: str, comment: str = "") -> None:
-    """Make the policy of a finished PPO run the current one: the next round samples from it."""
+def promote(
+    workspace: Workspace, run_id: str, *, by: str, comment: str = "", best: bool = False
+) -> None:
+    """Make the policy of a finished PPO run the current one: the next round samples from it.
+
+    It is the last one, or with `best` the one that did best on the held-out prompts.
+    """
     run = runs.run(workspace.store, run_id)
     if run.stage != "ppo" or run.status != "finished":
         raise InputError(
             f"Only a finished PPO run has a policy to promote; {run_id!r} is a {run.stage} run, {run.status}."
         )
-    run_queue.add_mark(workspace.store, Mark(run_id, "promote", comment, by))
+    if best:
+        pipeline.best_policy(Path(run.folder or ""))
+    kind = "promote-best" if best else "promote"
+    run_queue.add_mark(workspace.store, Mark(run_id, kind, comment, by))
 
 
 def options_of(workspace: Workspace, run: Run) -> dict[str, Any]:

@@ -11,14 +11,16 @@ from alignment.feedback import audit, people, runs
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
 from alignment.files import read_json, whole_folder, write_text
-from alignment.workspace import RUN_FILE, versions
+from alignment.workspace import BEST_FOLDER, RUN_FILE, versions
 
 CARD_FILE = "README.md"
 DTYPES = ("fp32", "fp16", "bf16")
 
 
-def export_model(job: Any, merge: bool, dtype: str = "fp32") -> dict[str, Any]:
+def export_model(job: Any, merge: bool, dtype: str = "fp32", best: bool = False) -> dict[str, Any]:
     """Write the policy to the folder `--out`: its adapter, or with `merge` one model; either with tokenizer and card.
+
+    `best`: the run's best policy on the held-out prompts, instead of its last.
 
     Raises `InputError` where the folder is not empty, `ModelError` where base and adapter do not fit.
     """
@@ -29,7 +31,7 @@ def export_model(job: Any, merge: bool, dtype: str = "fp32") -> dict[str, Any]:
     out = job.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already. Choose another folder; nothing was overwritten.")
-    policy = job.policy()
+    policy = job.policy(best)
     recorded = adapter_base(policy)
     base = str(job.files.get("model") or recorded)
     with whole_folder(out) as folder:
@@ -60,13 +62,14 @@ def write_card(store: Store | None, policy: Path, base: str) -> None:
 def policy_card(store: Store | None, policy: Path, base: str, *, merged: bool, name: str) -> str:
     """The model card of a policy folder, from its own files and, in a workspace, from the runs behind it.
 
-    Follows the policy back: the PPO run that wrote it, the reward run that it names, the last consensus before that,
-    and the newest evaluation of this very policy.
+    Follows the policy back: the PPO run that wrote it (a best policy lies in that run's folder), the reward run that it
+    names, the last consensus before that, and the newest evaluation of this very policy.
     """
     from alignment.evaluation.model_card import model_card
 
-    ppo = _json(policy / RUN_FILE)
-    about = _json(policy / "policy.json")
+    best = policy.name == BEST_FOLDER and (policy.parent / RUN_FILE).is_file()
+    ppo = _json((policy.parent if best else policy) / RUN_FILE)
+    about = (ppo.get("metrics") or {}) if best else _json(policy / "policy.json")
     reward_folder = (ppo.get("inputs") or {}).get("reward_model") or about.get("reward_model")
     reward = _json(Path(reward_folder) / RUN_FILE) if reward_folder else {}
     known = runs.runs(store) if store else []
@@ -84,6 +87,7 @@ def policy_card(store: Store | None, policy: Path, base: str, *, merged: bool, n
         consensus=consensus.metrics if consensus else None,
         reward=reward.get("metrics"),
         ppo=about or ppo.get("metrics"),
+        best=best,
         ppo_config=about.get("config") or ppo.get("config"),
         evaluation=evaluation.metrics if evaluation else None,
         reviews=[{"verdict": r.verdict, "comment": r.comment} for r in reviews],

@@ -36,7 +36,14 @@ from alignment.records import (
     Ranking,
 )
 from alignment.training import launch as launcher
-from alignment.workspace import REQUEST_FILE, RUN_FILE, STOP_FILE, Workspace, recorded_run
+from alignment.workspace import (
+    BEST_FOLDER,
+    REQUEST_FILE,
+    RUN_FILE,
+    STOP_FILE,
+    Workspace,
+    recorded_run,
+)
 
 PROMPTS_FILE = "prompts.jsonl"  # in the folder of a PPO run
 
@@ -152,13 +159,16 @@ class Job:
 
     def current_policy(self) -> Path | None:
         """The folder of the policy that was promoted last, from which the next round samples; None where none was."""
-        run_id = run_queue.current_policy(self.workspace.store) if self.workspace else None
-        folder = runs.run(self._store("policy"), run_id).folder if run_id else None
-        return None if folder is None else Path(folder)
+        promoted = run_queue.current_policy(self.workspace.store) if self.workspace else None
+        if promoted is None:
+            return None
+        folder = Path(runs.run(self._store("policy"), promoted.run_id).folder or "")
+        return best_policy(folder) if promoted.kind == "promote-best" else folder
 
-    def policy(self) -> Path:
-        """The folder of `--policy`, or of the workspace's latest PPO run."""
-        return self.file("policy") or self._latest("ppo", ".", "concord train ppo")
+    def policy(self, best: bool = False) -> Path:
+        """The folder of `--policy`, or of the workspace's latest PPO run; with `best` of that run's best policy."""
+        last = self.file("policy") or self._latest("ppo", ".", "concord train ppo")
+        return best_policy(last) if best else last
 
     def latest_metrics(self, stage: str) -> dict[str, Any]:
         """The figures of the workspace's latest finished run of a stage, or nothing."""
@@ -180,6 +190,16 @@ class Job:
                 f"There is no finished {stage} run in this workspace. Run `{command}`, or give --{option}."
             )
         return Path(run.folder) / name
+
+
+def best_policy(folder: Path) -> Path:
+    """The policy in a PPO run's folder that did best on the held-out prompts; `InputError` where none was kept."""
+    if not (folder / BEST_FOLDER / "adapter_config.json").is_file():
+        raise InputError(
+            f"{folder} keeps no best policy: PPO keeps one where there are held-out prompts to judge by. Take the last "
+            "policy, or train with held-out prompts."
+        )
+    return folder / BEST_FOLDER
 
 
 def _absolute(value: Path | str) -> str:
@@ -515,7 +535,7 @@ def export(job: Job, what: str, model_options: bool = False) -> dict[str, Any]:
     """Write prompts, completions, rankings, pairs or labelers of the workspace to `--out FILE`."""
     if model_options:
         raise InputError(
-            f"--merge, --policy and --model belong to `concord export model`; leave them out for {what}."
+            f"--merge, --policy, --best and --model belong to `concord export model`; leave them out for {what}."
         )
     store = job._store("workspace")
     if job.out is None:

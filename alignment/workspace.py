@@ -26,6 +26,7 @@ from alignment.processes import this_process
 CONFIG_FILE, STORE_FILE, RUNS_FOLDER, RUN_FILE = "concord.yaml", "feedback.db", "runs", "run.json"
 STOP_FILE = "stop"  # somebody asks the run in this folder to end
 REQUEST_FILE = "request.json"  # what a run outside any workspace was asked to do
+BEST_FOLDER = "best"  # of a PPO run: the policy that did best on the held-out prompts
 _RECORDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 
 

@@ -21,9 +21,11 @@ from alignment.feedback.people import Labeler
 from alignment.feedback.run_queue import Mark, Request
 from alignment.feedback.runs import Review, Run
 from alignment.feedback.store import Store
+from alignment.files import write_json
 from alignment.pipeline import Job
 from alignment.records import Completion, Prompt, Ranking
 from alignment.workspace import Workspace, new_run_id
+from tests.test_loop import concord
 
 
 @pytest.fixture
@@ -292,11 +294,25 @@ def test_marks_stay_and_the_current_policy_is_the_last_promoted_that_is_there(wo
         run_queue.add_mark(workspace.store, Mark(first, "note", " ", "eve"))
     control.promote(workspace, first, by="eve")
     control.promote(workspace, second, by="eve")
-    assert run_queue.current_policy(workspace.store) == second
+    assert run_queue.current_policy(workspace.store).run_id == second
     control.delete(workspace, second, by="eve")
-    assert run_queue.current_policy(workspace.store) == first
+    assert run_queue.current_policy(workspace.store).run_id == first
     with pytest.raises(InputError, match="consensus run"):
         control.promote(workspace, pretend(workspace, "consensus"), by="eve")
+
+
+def test_the_best_policy_of_a_run_is_promoted_where_one_was_kept(workspace, capsys):
+    run_id = pretend(workspace)
+    with pytest.raises(InputError, match="keeps no best policy"):
+        control.promote(workspace, run_id, by="eve", best=True)
+    folder = workspace.folder / "runs" / run_id
+    write_json(folder / "best" / "adapter_config.json", {})
+    code, _, err = concord(capsys, "runs", "promote", run_id, "--best", "-w", workspace.folder)
+    assert code == 0, err
+    job = Job(Config(), workspace)
+    assert job.current_policy() == folder / "best"
+    control.promote(workspace, run_id, by="eve")
+    assert job.current_policy() == folder
 
 
 def test_runs_are_compared_by_what_differs_and_what_came_out(workspace):

@@ -84,6 +84,24 @@ def test_the_command_exports_the_adapter_with_tokenizer_and_card(policy, tmp_pat
     assert "metrics.jsonl" not in names
 
 
+def test_the_best_policy_of_a_run_is_exported_with_a_card_that_says_so(
+    policy, llama_folder, tokenizer, tmp_path
+):
+    out = tmp_path / "out"
+    command = ["export", "model", "--policy", str(policy), "--best", "--out", str(out)]
+    refused = runner.invoke(app, command)
+    assert isinstance(refused.exception, InputError) and not out.exists()
+    best = make_policy(llama_folder, tokenizer, policy / "best", seed=1)
+    metrics = {"iterations": 9, "best_iteration": 4}
+    write_json(policy / "run.json", {"run_id": "ppo-9", "stage": "ppo", "metrics": metrics})
+    done = runner.invoke(app, command)
+    assert done.exit_code == 0, done.output
+    name = "adapter_model.safetensors"
+    assert (out / name).read_bytes() == (best / name).read_bytes()
+    card = (out / "README.md").read_text()
+    assert "| policy of iteration | 4, the best on held-out prompts |" in card and "ppo-9" in card
+
+
 def test_a_merged_model_in_bf16_is_half_as_large(policy, tmp_path):
     for dtype in ("fp32", "bf16"):
         export_model(Job(Config(), files={"policy": policy}, out=tmp_path / dtype), True, dtype)

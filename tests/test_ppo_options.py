@@ -6,7 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from alignment.config import PPOTrainingConfig, RewardSource
 from alignment.errors import ConfigError, InputError, ModelError, TrainingError
@@ -303,18 +302,6 @@ def test_a_reward_model_of_another_tokenizer_or_base_is_refused(
         ppo.train_ppo(
             base, load_tokenizer(base), reward_folder, PROMPTS, [], config, tmp_path / "x"
         )
-
-
-def test_the_best_policy_by_the_judge_is_kept_beside_the_last(train):
-    result, rows = train(max_iterations=3)
-    toxicity = [row["eval_toxicity"] for row in rows]
-    assert toxicity[result.best_iteration - 1] == min(toxicity)
-    best = json.loads((train.out / "best" / "policy.json").read_text())
-    assert best["eval_toxicity"] == min(toxicity)
-    last, kept = (
-        load_file(f / "adapter_model.safetensors") for f in (train.out, train.out / "best")
-    )
-    assert last.keys() == kept.keys()
 
 
 def test_a_warning_of_the_alarm_reaches_record_and_result(train, monkeypatch):

@@ -23,7 +23,7 @@ from alignment.records import Prompt
 from alignment.training import ppo
 from alignment.training.checkpoints import COMPLETE, latest_checkpoint
 from alignment.training.ppo_stops import STOP_FILE
-from alignment.training.ppo_watch import read_rows
+from alignment.training.ppo_watch import Watch, read_rows
 from alignment.training.reward import train_reward
 from alignment.workspace import Workspace
 from tests.test_loop import concord
@@ -239,6 +239,37 @@ def test_a_run_of_a_folder_goes_on_in_its_precision_and_on_as_many_processes(
     code, _, err = concord(capsys, "runs", "resume", job.out)
     assert (code, "enough" in err) == (2, True)
     assert told == dict.fromkeys((False, True), ("bf16", launch.get("nproc", 1)))
+
+
+@pytest.mark.parametrize("broken_off", [None, 2, 3])
+def test_the_best_policy_by_the_judge_is_kept_beside_the_last(
+    broken_off, llama_folder, reward_folder, tmp_path, monkeypatch
+):
+    """The judge likes the second of three iterations best, before or after the run was broken off."""
+    toxicity, original = [0.5, 0.4, 0.1, 0.3], Watch.evaluate
+
+    def judged(self, iteration):
+        self.trunk.save_policy(tmp_path / f"policy-{iteration}")
+        found = original(self, iteration)
+        return replace(found, toxicity=[toxicity[iteration]] * len(found.reward))
+
+    monkeypatch.setattr(Watch, "evaluate", judged)
+    out = tmp_path / "run"
+    job = job_of(out, llama_folder, reward_folder, max_iterations=3, save_every=1, eval_every=1)
+    if broken_off is None:
+        result = pipeline.train_ppo(job)
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            pipeline.train_ppo(replace(job, progress=interrupted_at(broken_off)))
+        result = pipeline.resume_folder(out)
+    assert (result["best_iteration"], result["iterations"]) == (2, 3)
+    assert json.loads((out / "best" / "policy.json").read_text())["eval_toxicity"] == 0.1
+    best, second, last = (
+        load_file(folder / "adapter_model.safetensors")
+        for folder in (out / "best", tmp_path / "policy-2", out)
+    )
+    assert all(torch.equal(best[name], second[name]) for name in second)
+    assert not all(torch.equal(best[name], last[name]) for name in last)
 
 
 def test_a_checkpoint_of_other_data_or_options_is_refused(llama_folder, reward_folder, tmp_path):

@@ -46,6 +46,7 @@ ACTIONS = {
     "delete": ("delete {run}", "trained", ""),
     "restore": ("restore {run}", "gone", ""),
     "promote": ("promote {run} --comment why", "trained", "why"),
+    "promote-best": ("promote {run} --best --comment why", "trained", "why"),
     "note": ("note {run} why", "trained", "why"),
     "tag": ("tag {run} why", "trained", "why"),
     "untag": ("tag {run} why --remove", "trained", "why"),

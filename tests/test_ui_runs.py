@@ -298,3 +298,18 @@ def test_everybody_is_told_their_next_thing_and_where_to_do_it(engineer, workspa
         "Rank completions: 2 tasks are open.",
         "/board/",
     )
+
+
+def test_the_best_policy_of_a_run_is_promoted(engineer, workspace):
+    folder = workspace / "runs" / "ppo-9"
+    with Workspace.open(workspace) as opened:
+        runs.save_run(opened.store, Run("ppo-9", "ppo", {}, "finished", folder=str(folder)))
+        refused = engineer.post("/api/runs/ppo-9/promote-best", json={"text": ""})
+        assert refused.status_code >= 400 and "keeps no best policy" in refused.json()["detail"]
+        (folder / "best").mkdir(parents=True)
+        (folder / "best" / "adapter_config.json").write_text("{}")
+        done = engineer.post("/api/runs/ppo-9/promote-best", json={"text": "kinder"})
+        assert done.status_code == 200, done.text
+        mark = run_queue.current_policy(opened.store)
+        assert (mark.run_id, mark.kind, mark.value) == ("ppo-9", "promote-best", "kinder")
+    assert engineer.get("/api/runs/live").json()["current_policy"] == "ppo-9"

@@ -174,9 +174,12 @@ def _acting(workspace: Workspace) -> APIRouter:
 
         return act
 
-    def promote(run_id: str, action: Action, by: str) -> str:
-        control.promote(workspace, run_id, by=by, comment=action.text)
-        return "It is the current policy now; the next round samples from it."
+    def promote(best: bool) -> Callable[[str, Action, str], str]:
+        def act(run_id: str, action: Action, by: str) -> str:
+            control.promote(workspace, run_id, by=by, comment=action.text, best=best)
+            return "It is the current policy now; the next round samples from it."
+
+        return act
 
     def resume(run_id: str, _: Action, by: str) -> str:
         control.resume(workspace, run_id, by=by)
@@ -209,7 +212,8 @@ def _acting(workspace: Workspace) -> APIRouter:
         "clone": clone,
         "delete": delete,
         "restore": restore,
-        "promote": promote,
+        "promote": promote(best=False),
+        "promote-best": promote(best=True),
         "note": mark("note"),
         "tag": mark("tag"),
         "untag": mark("untag"),
@@ -227,6 +231,7 @@ def _acting(workspace: Workspace) -> APIRouter:
             "delete",
             "restore",
             "promote",
+            "promote-best",
             "note",
             "tag",
             "untag",
@@ -256,7 +261,7 @@ def _folder(workspace: Workspace, run_id: str) -> Path:
 def _listing(workspace: Workspace) -> dict[str, Any]:
     """All runs in short, the round, and what to do next."""
     store = workspace.store
-    gone = run_queue.deleted(store)
+    gone, promoted = run_queue.deleted(store), run_queue.current_policy(store)
     marks: dict[str, list[Mark]] = {}
     for one in run_queue.marks(store):
         marks.setdefault(one.run_id, []).append(one)
@@ -277,7 +282,7 @@ def _listing(workspace: Workspace) -> dict[str, Any]:
             for run in runs.runs(store)
         ],
         "queue": [request.run_id for request in run_queue.queue(store)],
-        "current_policy": run_queue.current_policy(store),
+        "current_policy": None if promoted is None else promoted.run_id,
         "rounds": [one.to_json() for one in rounds(store)],
         "next": next_steps(store),
     }

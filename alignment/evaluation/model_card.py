@@ -28,6 +28,7 @@ def model_card(
     consensus: Mapping[str, Any] | None = None,
     reward: Mapping[str, Any] | None = None,
     ppo: Mapping[str, Any] | None = None,
+    best: bool = False,
     ppo_config: Mapping[str, Any] | None = None,
     evaluation: Mapping[str, Any] | None = None,
     reviews: Sequence[Mapping[str, Any]] = (),
@@ -37,7 +38,8 @@ def model_card(
     """The card as text. The figures are those that the stages' runs recorded, under their names.
 
     `data`: train_prompts, held_out_prompts, completions, rankings, people, simulated (labelers). `reviews`: verdict and
-    comment of each. A base that is a folder appears by its last name only: a path says where somebody works.
+    comment of each. `best`: the policy is the run's best on held-out prompts, not its last. A base that is a folder
+    appears by its last name only: a path says where somebody works.
     """
     evaluation = evaluation or {}
     hub_base = base_model if _HUB_ID.fullmatch(base_model) else None
@@ -64,6 +66,7 @@ def model_card(
         consensus=consensus or {},
         reward=reward or {},
         ppo=ppo or {},
+        best=best,
         config=ppo_config or {},
         evaluation=evaluation,
         reviews=reviews,

@@ -119,7 +119,7 @@ def _round(
     verdict = reviews[-1].verdict if reviews else None
     policy = newest["ppo"]
     promoted = policy is not None and any(
-        mark.kind == "promote" for mark in run_queue.marks(store, policy.run_id)
+        mark.kind in run_queue.PROMOTIONS for mark in run_queue.marks(store, policy.run_id)
     )
     completions = sample.metrics.get("completions", 0)
     parts = [

@@ -19,7 +19,8 @@ from alignment.processes import ProcessId
 
 STAGES = ("sample", "consensus", "reward", "ppo", "evaluate")
 WAITING, ACTIVE, ENDED = ("queued",), ("starting", "running"), ("finished", "stopped", "failed")
-MARKS = ("note", "tag", "untag", "promote", "delete", "restore", "first")
+PROMOTIONS = ("promote", "promote-best")  # of the run's last policy, or of its best
+MARKS = ("note", "tag", "untag", *PROMOTIONS, "delete", "restore", "first")
 CLAIM_SECONDS = 20  # a claimed run whose process is not there by then goes back into the queue
 
 
@@ -245,10 +246,10 @@ def deleted(store: Store) -> set[str]:
     return gone
 
 
-def current_policy(store: Store) -> str | None:
-    """The run that was promoted last and is not deleted; None where none was."""
+def current_policy(store: Store) -> Mark | None:
+    """The last promotion of a run that is not deleted; None where there is none."""
     gone = deleted(store)
-    promoted = [m.run_id for m in marks(store) if m.kind == "promote" and m.run_id not in gone]
+    promoted = [m for m in marks(store) if m.kind in PROMOTIONS and m.run_id not in gone]
     return promoted[-1] if promoted else None
 
 

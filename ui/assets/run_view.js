@@ -54,9 +54,9 @@ window.concord.runView = (act) => {
   function head() {
     const can = { queued: ["first", "stop"], starting: ["stop-now"], running: ["stop", "stop-now"], finished: ["clone", "delete"], stopped: ["resume", "clone", "delete"], failed: ["resume", "clone", "delete"] }[run.status] ?? [];
     const trained = ["reward", "ppo"].includes(run.stage);
-    const words = { stop: trained && run.status === "running" ? "Stop after a checkpoint" : "Stop", "stop-now": "Stop at once", first: "Move to the front", resume: "Resume", clone: "Clone", delete: "Delete", promote: "Promote to current policy" };
+    const words = { stop: trained && run.status === "running" ? "Stop after a checkpoint" : "Stop", "stop-now": "Stop at once", first: "Move to the front", resume: "Resume", clone: "Clone", delete: "Delete", promote: "Promote to current policy", "promote-best": "Promote its best policy" };
     const acts = can.filter((name) => name !== "resume" || trained);
-    if (run.stage === "ppo" && run.status === "finished") acts.unshift("promote");
+    if (run.stage === "ppo" && run.status === "finished") acts.unshift("promote", ...(run.metrics.best_iteration ? ["promote-best"] : []));
     const gone = run.marks.filter(({ kind }) => ["delete", "restore"].includes(kind)).at(-1)?.kind === "delete";
     const buttons = gone ? [make("button", { text: "Restore", "data-act": "restore" })] : acts.map((name) => make("button", { text: words[name], "data-act": name, class: name === "promote" ? "r-primary" : "" }));
     const links = [];

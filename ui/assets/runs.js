@@ -6,7 +6,7 @@ window.concord.runs = (element) => {
   const { make } = window.concord;
   const root = element.querySelector(".r");
   const LOOK_SECONDS = 1.5;
-  const ASK = { "stop-now": "Stop at once, without a checkpoint? What was done since the last checkpoint is lost.", delete: "Move the run's files to the workspace's bin and hide the run?", promote: "Make this the current policy? The next round samples from it." };
+  const ASK = { "stop-now": "Stop at once, without a checkpoint? What was done since the last checkpoint is lost.", delete: "Move the run's files to the workspace's bin and hide the run?", promote: "Make this the current policy? The next round samples from it.", "promote-best": "Make the best policy of this run, by the held-out prompts, the current one? The next round samples from it." };
   let chosen = new URLSearchParams(location.search).get("run"), all = [], tag = null, everything = false;
   const ticked = new Set();
 
