@@ -99,11 +99,19 @@ class RunFolder:
 
     run: Run
     folder: Path
+    workspace: Workspace | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
         return self.run.run_id
+
+    def keep(self, **figures: Any) -> None:
+        """Put figures on record now: they stay, however the run ends."""
+        self.metrics |= figures
+        write_json(self.folder / RUN_FILE, replace(self.run, metrics=self.metrics).to_json())
+        if self.workspace is not None:
+            runs.keep_metrics(self.workspace.store, self.run_id, self.metrics)
 
 
 @contextlib.contextmanager
@@ -137,7 +145,7 @@ def recorded_run(
     )
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    under_way = RunFolder(run, folder)
+    under_way = RunFolder(run, folder, workspace)
     _keep(run, folder, workspace)
     if workspace is not None:
         run_queue.set_process(workspace.store, run_id, this_process())
@@ -152,7 +160,8 @@ def recorded_run(
         with contextlib.suppress(
             Exception
         ):  # the reason itself goes on; a full disk must not hide it
-            _keep(replace(run, status=status, message=reason, ended=now()), folder, workspace)
+            ended = replace(run, status=status, message=reason, ended=now())
+            _keep(replace(ended, metrics=under_way.metrics), folder, workspace)
         raise
     status = "stopped" if (folder / STOP_FILE).exists() else "finished"
     _keep(replace(run, status=status, metrics=under_way.metrics, ended=now()), folder, workspace)

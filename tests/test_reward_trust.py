@@ -227,3 +227,29 @@ def test_all_figures_are_json_and_page_and_card_show_them(tokenizer):
     about = {"base_model": "some/base", "config": {"full_finetuning": False}}
     card = model_card(result, figures, about)
     assert "some/base" in card and f"{figures['accuracy']['mean']:.1%}" in card
+    for title in ("Accuracy by how sure", "Accuracy by prompt length"):
+        assert title in card
+    for part in figures["by_prompt_length"]:
+        assert f"| {part['range']} | {part['accuracy']:.1%} |" in card
+    left = figures["length_bias"]["corrected"]
+    assert f"| correlation of score and length, after correction | {left:.3f} |" in card
+    assert "labelers' screen" not in card, "where nobody knows the places, nothing is said of them"
+    assert not figures["worst"] and "No held-out pair stands in the wrong order" in card
+    wrong = {
+        "prompt": "You are",
+        "chosen": " kind",
+        "rejected": " rude",
+        "probability": 0.9,
+        "chosen_score": -1.0,
+        "rejected_score": 2.0,
+    }
+    known = {"correlation": 0.12, "labels": 0.34, "slope": 0.5, "corrected": 0.056}
+    odd = {**wrong, "chosen": "``` # `x`\n" + "long " * 90, "rejected": " "}
+    card = model_card(result, {**figures, "position_bias": known, "worst": [wrong, odd]}, about)
+    assert "| correlation of score and place on the labelers' screen | 0.120 |" in card
+    assert (
+        "| correlation of score and place on the labelers' screen, after correction | 0.056 |"
+        in card
+    )
+    assert "`''' # 'x' long" in card and "…`" in card and "(empty)" in card
+    assert "- `You are`: 90% for `kind`, but the model scores `rude` higher (2.00 to -1.00)" in card
