@@ -262,18 +262,18 @@ class ProgressFile:
 
     def __init__(self, path: Path, also: Progress = silent) -> None:
         self.path, self.also = path, also
-        self._label, self._began, self._written = "", 0.0, 0.0
+        self._label, self._began, self._first, self._written = "", 0.0, 0, 0.0
 
     def __call__(self, label: str, done: int, total: int, note: str = "") -> None:
         self.also(label, done, total, note)
         moment = time.time()
         if label != self._label:
-            self._label, self._began = label, moment
+            self._label, self._began, self._first = label, moment, done
         elif moment - self._written < PROGRESS_SECONDS and done < total:
             return
         self._written = moment
-        spent = moment - self._began
-        left = spent / done * (total - done) if done and spent > 0 else None
+        spent, made = moment - self._began, done - self._first  # a resumed run begins in the middle
+        left = spent / made * (total - done) if made and spent > 0 else None
         row = {"label": label, "done": done, "total": total, "note": note, "updated": moment}
         write_json(self.path, {**row, "seconds_left": None if left is None else round(left, 1)})
 

@@ -41,6 +41,7 @@ from alignment.workspace import (
     REQUEST_FILE,
     RUN_FILE,
     STOP_FILE,
+    RunFolder,
     Workspace,
     recorded_run,
 )
@@ -456,6 +457,7 @@ def train_ppo(job: Job) -> dict[str, Any]:
     }
     with job.run("ppo", config, inputs) as run:
         write_jsonl(run.folder / PROMPTS_FILE, [p.to_json() for p in everyone])
+        progress = _keeping_warnings(run, job.progress)
         if launch is None:
             run.metrics = ppo.train_ppo(
                 base,
@@ -465,7 +467,7 @@ def train_ppo(job: Job) -> dict[str, Any]:
                 held_out,
                 config,
                 run.folder,
-                job.progress,
+                progress,
                 resume=job.resume,
                 base_precision=job.config.base_precision,
             ).to_json()
@@ -474,9 +476,22 @@ def train_ppo(job: Job) -> dict[str, Any]:
                 base, reward_model, prompts, held_out, config, launch, job.resume
             )
             spec["base_precision"] = job.config.base_precision
-            run.metrics = launcher.train(spec, run.folder, launch, job.progress)
+            run.metrics = launcher.train(spec, run.folder, launch, progress)
         write_card(job.workspace.store if job.workspace else None, run.folder, base)
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
+
+
+def _keeping_warnings(run: RunFolder, progress: Progress) -> Progress:
+    """Progress that puts the warnings of a PPO run on its record as they come."""
+    from alignment.training.ppo_watch import WARNINGS_FILE, read_rows
+
+    def told(label: str, done: int, total: int, note: str = "") -> None:
+        warnings = [row["warning"] for row in read_rows(run.folder / WARNINGS_FILE)]
+        if warnings != run.metrics.get("warnings", []):
+            run.keep(warnings=warnings)
+        progress(label, done, total, note)
+
+    return told
 
 
 def _ppo_prompts(job: Job) -> list[Prompt]:

@@ -101,11 +101,19 @@ class RunFolder:
 
     run: Run
     folder: Path
+    workspace: Workspace | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
 
     @property
     def run_id(self) -> str:
         return self.run.run_id
+
+    def keep(self, **figures: Any) -> None:
+        """Put figures on record now: they stay, however the run ends."""
+        self.metrics |= figures
+        write_json(self.folder / RUN_FILE, replace(self.run, metrics=self.metrics).to_json())
+        if self.workspace is not None:
+            runs.keep_metrics(self.workspace.store, self.run_id, self.metrics)
 
 
 @contextlib.contextmanager
@@ -139,7 +147,7 @@ def recorded_run(
     )
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    under_way = RunFolder(run, folder)
+    under_way = RunFolder(run, folder, workspace)
     _keep(run, folder, workspace)
     if request is not None and not known:
         _keep_request(replace(request, run_id=run_id), folder, workspace)
@@ -154,7 +162,8 @@ def recorded_run(
         with contextlib.suppress(
             Exception
         ):  # the reason itself goes on; a full disk must not hide it
-            _keep(replace(run, status=status, message=reason, ended=now()), folder, workspace)
+            ended = replace(run, status=status, message=reason, ended=now())
+            _keep(replace(ended, metrics=under_way.metrics), folder, workspace)
         raise
     status = "stopped" if (folder / STOP_FILE).exists() else "finished"
     _keep(replace(run, status=status, metrics=under_way.metrics, ended=now()), folder, workspace)

@@ -17,3 +17,8 @@ def fails(prompts, completions):
 
 def not_a_number(prompts, completions):
     return [float("nan")] * len(completions)
+
+
+def rude(prompts, completions):
+    """What nobody wants: a point for each rude word."""
+    return [float(text.count("stupid") + text.count("idiot")) for text in completions]

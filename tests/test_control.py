@@ -350,13 +350,30 @@ def test_runs_are_compared_by_what_differs_and_what_came_out(workspace):
     assert (two["kl"], two["toxicity_after"]) == ("", ""), "what was not measured is empty"
 
 
-def test_progress_is_written_with_the_time_left(tmp_path):
-    report = control.ProgressFile(tmp_path / "progress.json")
+def test_progress_is_written_with_the_time_left(tmp_path, monkeypatch):
+    clock = 1000.0
+    monkeypatch.setattr(control.time, "time", lambda: clock)
+    report, path = control.ProgressFile(tmp_path / "progress.json"), tmp_path / "progress.json"
     report("PPO", 0, 10)
-    time.sleep(0.02)
-    report("PPO", 10, 10, "kl 1")
-    row = json.loads((tmp_path / "progress.json").read_text())
-    assert (row["done"], row["note"], row["seconds_left"]) == (10, "kl 1", 0.0)
+    assert json.loads(path.read_text())["seconds_left"] is None, "nothing tells the pace yet"
+    clock += 30
+    report("PPO", 3, 10, "kl 1")
+    row = json.loads(path.read_text())
+    assert (row["done"], row["note"], row["seconds_left"]) == (3, "kl 1", 70.0)
+    clock += 50
+    report("PPO", 10, 10)
+    assert json.loads(path.read_text())["seconds_left"] == 0.0
+
+
+def test_the_time_left_of_a_resumed_run_counts_what_it_did_itself(tmp_path, monkeypatch):
+    """Iterations made before were taken for ones made in no time."""
+    clock = 1000.0
+    monkeypatch.setattr(control.time, "time", lambda: clock)
+    report, path = control.ProgressFile(tmp_path / "progress.json"), tmp_path / "progress.json"
+    report("PPO", 51, 100)
+    clock += 20
+    report("PPO", 53, 100)
+    assert json.loads(path.read_text())["seconds_left"] == 470.0
 
 
 def test_the_command_line_asks_follows_and_lists(workspace):

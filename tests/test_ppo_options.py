@@ -6,13 +6,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from trl.kernels import chunked_logprob
 
 from alignment.config import PPOTrainingConfig, RewardSource
 from alignment.errors import ConfigError, InputError, ModelError, TrainingError
 from alignment.evaluation.toxicity import load_scorer
-from alignment.models.loading import load_tokenizer
+from alignment.models.loading import encode_completion, encode_prompt, load_tokenizer
 from alignment.models.trunk import POLICY, RewardScale
-from alignment.records import Prompt
+from alignment.records import Prompt, text_of
 from alignment.training import ppo, ppo_trainer
 from alignment.training.ppo_invariants import GradientCheck, check_start
 from alignment.training.ppo_reward import RewardMix, RewardTerm, load_callable, load_other_model
@@ -20,7 +22,7 @@ from alignment.training.ppo_watch import read_rows
 from alignment.training.reward import train_reward
 from tests.conftest import tiny_causal_lm
 from tests.test_reward_and_trunk import TINY as TINY_REWARD
-from tests.test_reward_and_trunk import pairs
+from tests.test_reward_and_trunk import pairs, trunk_on
 
 TINY = {
     "num_ppo_epochs": 2,
@@ -156,29 +158,130 @@ def test_a_reward_from_elsewhere_needs_no_reward_model(train):
     assert about["reward_model"] is None
 
 
-def test_a_weighted_sum_of_all_kinds_of_reward(train, reward_folder):
+@pytest.fixture
+def rollouts(monkeypatch):
+    """The rollouts of a run, as they come."""
+    kept = []
+    original = ppo_trainer.PPOTrainer._generate_and_score_completions
+
+    def keep(self, inputs):
+        kept.append(original(self, inputs))
+        return kept[-1]
+
+    monkeypatch.setattr(ppo_trainer.PPOTrainer, "_generate_and_score_completions", keep)
+    return kept
+
+
+def own_tokens(rollout, part, row):
+    """Ids of a prompt or completion without its padding."""
+    return rollout[f"{part}_ids"][row][rollout[f"{part}_mask"][row].bool()]
+
+
+def in_deviations(scores, scale):
+    return (np.asarray(scores) - scale.mean) / scale.std
+
+
+def test_a_weighted_sum_of_all_kinds_of_reward(train, rollouts, llama_folder, reward_folder):
     rewards = [
-        {"kind": "reward-model", "weight": 0.0},
+        {"kind": "reward-model", "weight": 0.75},
         {**CALLABLE, "weight": 0.5},
         {"kind": "scorer", "name": "profanity-check", "weight": 2.0, "mean": -0.5},
-        {"kind": "model", "name": str(reward_folder), "weight": 0.0},
+        {"kind": "model", "name": str(reward_folder), "weight": -0.25},
     ]
-    train(rewards=rewards, judge=None, length_penalty=0.25, max_iterations=1)
-    toxicity = load_scorer("profanity-check")
-    for row in read_rows(train.out / "samples.jsonl"):
-        mixed = 0.5 * len(row["completion"]) / 10 + 2 * (
-            0.5 - float(toxicity([row["completion"]])[0])
-        )
-        if not row["finished"]:  # six tokens long, then
-            assert row["reward"] == pytest.approx(min(mixed, 5.0) - 1.0 - 6 * 0.25, abs=1e-5)
+    train(
+        rewards=rewards,
+        judge=None,
+        length_penalty=0.25,
+        max_iterations=1,
+        num_sample_completions=8,
+    )
+    rows = read_rows(train.out / "samples.jsonl")
+    parts = [
+        [own_tokens(rollouts[0], part, n) for part in ("prompt", "completion")] for n in range(8)
+    ]
+    trunk = trunk_on(llama_folder)
+    trunk.load_reward(reward_folder)
+    own = ppo_trainer.score_sequences(trunk, [torch.cat(pair) for pair in parts], 4)
+    other, scale = load_other_model(str(reward_folder))
+    texts = [row["completion"] for row in rows]
+    mixed = 0.75 * in_deviations(own, trunk.scale)
+    mixed += 0.5 * np.array([len(text) for text in texts]) / 10
+    mixed += 2 * (0.5 - np.asarray(load_scorer("profanity-check")(texts)))
+    mixed -= 0.25 * in_deviations(other([row["prompt"] for row in rows], texts), scale)
+    expected = np.clip(mixed, -5, 5) - 0.25 * np.array([len(ids) for _, ids in parts])
+    expected -= [0.0 if row["finished"] else 1.0 for row in rows]
+    np.testing.assert_allclose([row["reward"] for row in rows], expected, atol=1e-4)
+    assert np.std(own.numpy()) > 1e-3
 
 
-def test_another_model_gives_the_scores_of_the_trunks_reward_role(reward_folder, train):
+def test_another_model_gives_the_scores_of_the_trunks_reward_role(reward_folder, llama_folder):
     function, scale = load_other_model(str(reward_folder))
-    about = json.loads((reward_folder / "reward.json").read_text())
-    assert scale == RewardScale(about["score_mean"], about["score_std"])
-    scores = function(["You are"] * 2, [" kind", " rude"])
-    assert len(scores) == 2 and scores[0] != scores[1]
+    trunk, tokenizer = trunk_on(llama_folder), load_tokenizer(llama_folder)
+    trunk.load_reward(reward_folder)
+    assert scale == trunk.scale
+    prompts, completions = (
+        ["You are", "What a lovely", "You are"],
+        [" kind", " day, thank you!", ""],
+    )
+    scores = function(prompts, completions)
+    sequences = [
+        torch.tensor(encode_prompt(tokenizer, prompt) + encode_completion(tokenizer, text))
+        for prompt, text in zip(prompts, completions, strict=True)
+    ]
+    own = ppo_trainer.score_sequences(trunk, sequences, 2)
+    np.testing.assert_allclose(scores, own, atol=1e-5)
+    assert np.std(scores) > 1e-3
+
+
+def test_chat_prompts_are_rolled_out_as_they_are_encoded(
+    rollouts, llama_folder, reward_folder, tmp_path
+):
+    tokenizer = load_tokenizer(llama_folder)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    texts = ["You are", "What a lovely day", "thank you", "You"]
+    system = {"role": "system", "content": "kind"}
+    prompts = [
+        Prompt(f"c{n}", [*([system] if n % 2 else []), {"role": "user", "content": text}])
+        for n, text in enumerate(texts)
+    ]
+    config = PPOTrainingConfig.model_validate({**TINY, "max_iterations": 1})
+    ppo.train_ppo(llama_folder, tokenizer, reward_folder, prompts, prompts[:3], config, tmp_path)
+    encoded = sorted(2 * [encode_prompt(tokenizer, prompt.prompt) for prompt in prompts])
+    assert sorted(own_tokens(rollouts[0], "prompt", n).tolist() for n in range(8)) == encoded
+    told = {row["prompt"] for row in read_rows(tmp_path / "samples.jsonl")}
+    assert told <= {text_of(prompt.prompt) for prompt in prompts}
+
+
+class Logits(TorchDispatchMode):
+    """Notes every tensor that has the vocabulary as a dimension and `rows` of it or more."""
+
+    def __init__(self, vocabulary, rows):
+        super().__init__()
+        self.vocabulary, self.rows, self.seen = vocabulary, rows, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        for made in found if isinstance(found, tuple | list) else [found]:
+            shape = tuple(made.shape) if isinstance(made, torch.Tensor) else ()
+            if self.vocabulary in shape and made.numel() >= self.rows * self.vocabulary:
+                self.seen.append((str(func), shape))
+        return found
+
+
+def test_no_tensor_of_batch_by_length_by_vocabulary_is_ever_made(train, monkeypatch):
+    """Neither in a rollout's passes nor in an update: log-probabilities come tile by tile."""
+    monkeypatch.setattr(chunked_logprob, "TOKEN_CHUNK_SIZE", 4)
+    with Logits(300, 4 * 12) as logits:
+        _, rows = train(max_iterations=1, per_device_train_batch_size=4, response_length=12)
+    assert rows[0]["max_length"] == 12
+    assert not logits.seen
+    monkeypatch.setattr(chunked_logprob, "TOKEN_CHUNK_SIZE", 4096)
+    with Logits(300, 4 * 12) as logits:
+        train(max_iterations=1, per_device_train_batch_size=4, response_length=12)
+    assert logits.seen, "a tile of the whole micro-batch would have been noted"
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,12 @@ def save_run(store: Store, run: Run) -> None:
         db.table("runs").upsert(run_row(run), pk="run_id")
 
 
+def keep_metrics(store: Store, run_id: str, metrics: dict[str, Any]) -> None:
+    """Put the figures of a run under way on record; its status stays what it is."""
+    with store.writing() as db:
+        db.table("runs").update(run_id, {"metrics": json.dumps(metrics, allow_nan=False)})
+
+
 def run_row(run: Run) -> dict[str, Any]:
     """A run as a row of its table."""
     row = asdict(run)
