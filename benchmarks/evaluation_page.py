@@ -2,7 +2,7 @@
 
 From the start of the navigation until the report's headline, its plots and the first rows of its table stand on the
 page, which means that the browser has laid them out. Each opening has a new browser context, so nothing is in its
-cache. Where other work keeps the processors busy, the processor seconds of server and browser say what it costs.
+cache. Where other work keeps the processors busy, the processor seconds of server and browser tell what it costs.
 """
 
 from __future__ import annotations
