@@ -256,7 +256,7 @@ def test_chat_prompts_are_rolled_out_as_they_are_encoded(
 
 
 class Logits(TorchDispatchMode):
-    """Notes every tensor that has the vocabulary as a dimension and `rows` of it or more."""
+    """Notes every tensor that has the vocabulary as a dimension and `rows` of it or more, in memory of its own size."""
 
     def __init__(self, vocabulary, rows):
         super().__init__()
@@ -265,9 +265,13 @@ class Logits(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
         for made in found if isinstance(found, tuple | list) else [found]:
-            shape = tuple(made.shape) if isinstance(made, torch.Tensor) else ()
-            if self.vocabulary in shape and made.numel() >= self.rows * self.vocabulary:
-                self.seen.append((str(func), shape))
+            if not isinstance(made, torch.Tensor) or self.vocabulary not in made.shape:
+                continue
+            held = (
+                made.untyped_storage().nbytes() // made.element_size()
+            )  # an expanded view holds less
+            if min(made.numel(), held) >= self.rows * self.vocabulary:
+                self.seen.append((str(func), tuple(made.shape)))
         return found
 
 
