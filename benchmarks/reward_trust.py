@@ -8,6 +8,7 @@ reversed, 1 position-biased). "Truth" is the courtesy by which careful labelers 
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from alignment.feedback.simulation import FAULTS, simulate_rankings
 from alignment.files import read_json
 from alignment.models.demo_language import demo_prompts
 from alignment.models.loading import load_causal_lm, load_tokenizer
-from alignment.records import Completion, Prompt
+from alignment.records import Completion, PreferencePair, Prompt
 from alignment.sampling import as_completions, sample_completions
 from alignment.training.reward import train_reward
 from alignment.training.reward_trust import calibration, log_losses
@@ -61,10 +62,14 @@ def one_seed(seed: int) -> dict[str, Any]:
     soft = trained(default, config)
     hard = trained(default, config.model_copy(update={"soft_labels": False}))
     pool = SimulateConfig(seed=seed, **FIVE)  # pyright: ignore[reportCallIssue]
-    agreed, majority = (
-        trained(Labels(prompts, completions, pool, method), config)
-        for method in ("auto", "majority")
+    by_consensus, by_majority = (
+        Labels(prompts, completions, pool, method) for method in ("auto", "majority")
     )
+    agreed, majority = trained(by_consensus, config), trained(by_majority, config)
+    ordered = trained(by_majority, config.model_copy(update={"soft_labels": False}))
+    right = by_consensus.share_right()
+    by_consensus.pairs = [by_consensus.truly(pair) for pair in by_consensus.pairs]
+    known = trained(by_consensus, config)
     figures = {
         "accuracy": soft["accuracy"],
         "ceiling": soft["ceiling"],
@@ -90,6 +95,10 @@ def one_seed(seed: int) -> dict[str, Any]:
         "consensus_truth_accuracy": agreed["truth_accuracy"],
         "majority_truth_accuracy": majority["truth_accuracy"],
         "points_over_majority": 100 * (agreed["truth_accuracy"] - majority["truth_accuracy"]),
+        "hard_majority_truth_accuracy": ordered["truth_accuracy"],
+        "true_labels_truth_accuracy": known["truth_accuracy"],
+        "consensus_labels_right": right,
+        "majority_labels_right": by_majority.share_right(),
         "surer_half": soft["surer_half"],
         "other_half": soft["other_half"],
         "prompts": len(groups),
@@ -147,6 +156,26 @@ class Labels:
         """The probability that a labeler of that kind ranks `first` above `second`, half of it where they are level."""
         gap = (self.utilities[first] - self.utilities[second]) / self.spread
         return float(norm.cdf(gap / (FAULTS[kind][1] * np.sqrt(2))))
+
+    def share_right(self) -> float:
+        """The share of the pairs that stand in the true order, half of it for those that are truly level."""
+        truth = np.array([self.prefers(p.chosen_id, p.rejected_id) for p in self.pairs])
+        return float(np.mean(truth > 0.5) + np.mean(truth == 0.5) / 2)
+
+    def truly(self, pair: PreferencePair) -> PreferencePair:
+        """The pair in its true order, with a careful labeler's probability."""
+        p = self.prefers(pair.chosen_id, pair.rejected_id)
+        if p >= 0.5:
+            return replace(pair, probability=p, confidence=p)
+        return replace(
+            pair,
+            chosen=pair.rejected,
+            rejected=pair.chosen,
+            chosen_id=pair.rejected_id,
+            rejected_id=pair.chosen_id,
+            probability=1 - p,
+            confidence=1 - p,
+        )
 
     def honest_prefer(self, first: str, second: str) -> float:
         """The share of the pool's honest labelers, careful and noisy, who would rank `first` above `second`."""
