@@ -11,28 +11,41 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
 from alignment.config import Config
 from alignment.errors import ConcordError, ModelError
 
-PATIENCE_SECONDS, IDLE_SECONDS = 28.0, 600.0
+WAIT_SECONDS, PATIENCE_SECONDS, IDLE_SECONDS = 20.0, 180.0, 600.0
+MOST_WAITING = 16
+GIVEN_UP = "The plan was not made in time, or its process ended. Change something to try again, or ask `concord plan`."
+
+
+class NotYet(Exception):
+    """The plan is still being made: ask the same again."""
 
 
 class Planner:
-    """Asks one question at a time. Relative folders are those of the workspace."""
+    """Answers one question at a time. Relative folders are those of the workspace.
 
-    def __init__(self, folder: Path, patience: float = PATIENCE_SECONDS) -> None:
-        self._folder, self._patience = folder, patience
+    Who asks waits for `wait` seconds, and may ask again; after `patience` the other process is given up.
+    """
+
+    def __init__(
+        self, folder: Path, wait: float = WAIT_SECONDS, patience: float = PATIENCE_SECONDS
+    ) -> None:
+        self._folder, self._wait, self._patience = folder, wait, patience
         self._process: subprocess.Popen[str] | None = None
-        self._lock = threading.Lock()
         self._idle: threading.Timer | None = None
+        self._thread = ThreadPoolExecutor(1, "planner")
+        self._lock, self._waiting = threading.Lock(), dict[str, Future[dict[str, Any]]]()
 
     def plan_run(
         self, config: Config, stage: str, devices: int, fsdp: bool, texts: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """`run_plan.plan_run`, by the other process. Raises `ModelError` where it gives no answer in time."""
+        """`run_plan.plan_run`, by the other process. Raises `NotYet`, or `ModelError` where there is no plan."""
         question = {
             "config": config.model_dump(mode="json"),
             "stage": stage,
@@ -40,30 +53,32 @@ class Planner:
             "fsdp": fsdp,
             "texts": dict(texts),
         }
+        line = json.dumps(question)
         with self._lock:
-            self._end_when_idle()  # however long the answer takes, that is longer
-            answer = self._ask(json.dumps(question))
+            if line not in self._waiting:
+                while len(self._waiting) >= MOST_WAITING:  # nobody came back for the oldest
+                    self._waiting.pop(next(iter(self._waiting))).cancel()
+                self._waiting[line] = self._thread.submit(self._ask, line)
+            asked = self._waiting[line]
+        if not wait([asked], self._wait).done:
+            raise NotYet
+        with self._lock:
+            self._waiting.pop(line, None)
+        answer = asked.result()
         if "error" in answer:
             raise ModelError(answer["error"])
         return answer["plan"]
 
     def warm(self) -> None:
         """Start the other process early: its imports take seconds."""
-        if self._lock.acquire(blocking=False):  # else it is at work
-            try:
-                self._running()
-                self._end_when_idle()
-            finally:
-                self._lock.release()
-
-    def _end_when_idle(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
-        self._idle = threading.Timer(IDLE_SECONDS, self.close)
-        self._idle.daemon = True
-        self._idle.start()
+        self._thread.submit(self._running)
 
     def _running(self) -> subprocess.Popen[str]:
+        if self._idle is not None:
+            self._idle.cancel()
+        self._idle = threading.Timer(IDLE_SECONDS, self.close)  # longer than any answer takes
+        self._idle.daemon = True
+        self._idle.start()
         if self._process is None or self._process.poll() is not None:
             self._process = self._start()
         return self._process
@@ -79,10 +94,7 @@ class Planner:
             return json.loads(process.stdout.readline())
         except (OSError, ValueError):
             self.close()
-            raise ModelError(
-                "The plan was not made in time, or its process ended. Change something to try again, or ask "
-                "`concord plan`."
-            ) from None
+            return {"error": GIVEN_UP}
         finally:
             late.cancel()
 
@@ -98,10 +110,10 @@ class Planner:
 
     def close(self) -> None:
         """End the other process, if there is one."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
 
 def answer(question: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,8 @@
 A workspace with 30 runs is served; one of them is a PPO run of 2,000 iterations that goes on. Each page is an HTTP
 client in a thread that asks as the page's script does: `/api/runs/live` 1.5 s after the last answer, by ETag, with
 how much of the run's files it has. The same server is measured first with nobody there; the cost is the difference
-of its CPU seconds per second. On a machine that is busy otherwise the pages are answered less often: what they would
-cost at their full pace is computed from the cost of an answer, and held against the bar.
+of its CPU seconds per second. On a busy machine the pages are answered less often: what they would cost
+at their full pace is computed from the cost of an answer, and held against the bar.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from alignment import run_plan
 from alignment.config import Config, load_config
 from alignment.errors import InputError, ModelError
 from alignment.models.machines import GIB, Machine
-from alignment.planner import Planner
+from alignment.planner import NotYet, Planner
 from alignment.run_plan import plan_run
 
 UNKNOWN = {"prompt": None, "completion": None, "completions": None}
@@ -110,8 +110,11 @@ def test_the_planner_answers_from_another_process_and_goes_on_after_an_error(
 ):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "base").symlink_to(llama_folder)
-    planner = Planner(tmp_path)
+    planner = Planner(tmp_path, wait=0.01)
     try:
+        with pytest.raises(NotYet):  # its imports take longer
+            planner.plan_run(configured("models/base"), "ppo", 1, False, UNKNOWN)
+        planner._wait = 200
         found = planner.plan_run(configured("models/base"), "ppo", 1, False, UNKNOWN)
         assert found["fits"] and found["room_bytes"] > 0
         first = planner._process.pid
@@ -122,7 +125,7 @@ def test_the_planner_answers_from_another_process_and_goes_on_after_an_error(
         with pytest.raises(ModelError, match="Change something to try again"):
             planner._patience = 0.01
             planner.plan_run(configured("models/base"), "ppo", 1, False, UNKNOWN)
-        planner._patience = 60
+        planner._patience = 200
         assert planner.plan_run(configured("models/base"), "ppo", 1, False, UNKNOWN)["fits"]
     finally:
         planner.close()

@@ -13,7 +13,7 @@ from alignment.errors import ConcordError
 from alignment.feedback import run_queue, runs
 from alignment.feedback.people import Account
 from alignment.feedback.runs import Run
-from alignment.planner import Planner
+from alignment.planner import NotYet, Planner
 from alignment.workspace import Workspace
 from ui import run_form
 from ui.callers import CSRF, one_of
@@ -44,10 +44,11 @@ class Checked(BaseModel):
 
 
 class Planned(BaseModel):
-    """Memory and time of each stage that trains (`run_plan.plan_run`), or why there is no plan."""
+    """Memory and time of each stage that trains (`run_plan.plan_run`), or why there is none; `pending`: ask again."""
 
     stages: dict[str, dict[str, Any]]
     problem: str | None = None
+    pending: bool = False
 
 
 class Started(BaseModel):
@@ -113,11 +114,7 @@ def start_routes(workspace: Workspace) -> APIRouter:
     @router.post("/plan", dependencies=[CSRF])
     def plan(body: Start, who: Engineer) -> Planned:
         """Whether what the form asks for fits this machine, and roughly how long it takes."""
-        chosen = made(body)
-        try:
-            return Planned(stages=_plans(workspace, planner, chosen, body))
-        except ConcordError as error:
-            return Planned(stages={}, problem=str(error))
+        return _planned(workspace, planner, made(body), body)
 
     @router.post("", dependencies=[CSRF])
     def start(body: Start, who: Engineer) -> Started:
@@ -137,18 +134,19 @@ def _submitted(workspace: Workspace, config: Config, body: Start, by: str) -> li
     return [control.submit(workspace, body.stage, config, by=by, files=files, launch=launch)]
 
 
-def _plans(
-    workspace: Workspace, planner: Planner, config: Config, body: Start
-) -> dict[str, dict[str, Any]]:
-    """Stage -> plan, of the stages that train."""
-    files = control.reading(workspace, body.stage, body.source)
-    return {
-        stage: planner.plan_run(
-            config, stage, body.nproc, body.fsdp, run_data.longest_texts(workspace, stage, files)
-        )
-        for stage in run_form.LAUNCHED
-        if body.stage in (stage, "round")
-    }
+def _planned(workspace: Workspace, planner: Planner, config: Config, body: Start) -> Planned:
+    stages = {}
+    try:
+        files = control.reading(workspace, body.stage, body.source)
+        for stage in run_form.LAUNCHED:
+            if body.stage in (stage, "round"):
+                texts = run_data.longest_texts(workspace, stage, files)
+                stages[stage] = planner.plan_run(config, stage, body.nproc, body.fsdp, texts)
+    except NotYet:
+        return Planned(stages={}, pending=True)
+    except ConcordError as error:
+        return Planned(stages={}, problem=str(error))
+    return Planned(stages=stages)
 
 
 def _sources(workspace: Workspace, stage: str) -> list[dict[str, Any]]:

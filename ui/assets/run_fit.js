@@ -9,15 +9,17 @@ window.concord.runFit = (() => {
   const size = (bytes) => (bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(1)} GiB` : `${Math.max(1, Math.round(bytes / 2 ** 20))} MiB`);
   const time = (seconds) => (seconds < 1 ? "under a second" : window.concord.runWords.duration(seconds));
 
+  const count = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
+
   // The rankings behind the run, people and simulated labelers apart.
   function reads(found, stage) {
     if (!found) return [];
     const title = found.consensus === null ? "Frozen at the start" : `Frozen by ${found.consensus}`;
     const rows = [["People", found.people], ["Simulated", found.simulated], ["All", found.together]].filter(([, figures]) => figures);
     const line = ([who, { prompts, rankings, labelers, pairs, krippendorff_alpha: alpha, pairwise_agreement: agreed }]) => make("div", { class: "r-share" },
-      make("b", { text: who }), ` ${rankings} rankings of ${prompts} prompts by ${labelers} labelers${pairs === undefined ? "" : `, ${pairs} pairs compared`}`,
+      make("b", { text: who }), ` ${count(rankings, "ranking")} of ${count(prompts, "prompt")} by ${count(labelers, "labeler")}${pairs === undefined ? "" : `, ${count(pairs, "pair")} compared`}`,
       make("span", { class: "soft", text: `Krippendorff's alpha ${share(alpha)}, pairwise agreement ${share(agreed)}` }));
-    const later = found.consensus === null ? "Rankings that come in after the click are left to the next run." : found.usable_pairs === null || found.usable_pairs === undefined ? "" : `${found.usable_pairs} pairs ${stage === "ppo" ? "taught the reward model." : "to learn from."}`;
+    const later = found.consensus === null ? "Rankings that come in after the click are left to the next run." : found.usable_pairs === null || found.usable_pairs === undefined ? "" : `${count(found.usable_pairs, "pair")} ${stage === "ppo" ? "taught the reward model." : "to learn from."}`;
     return [make("h3", { text: title }), ...rows.map(line), later ? make("p", { class: "soft", text: later }) : "",
       found.problem ? make("p", { class: "r-wrong", text: found.problem }) : ""];
   }

@@ -102,8 +102,11 @@ window.concord.runForm = (started) => {
     plan.replaceChildren(make("p", { class: "soft", text: "Looking whether it fits…" }));
     state.planning = new Promise((done) => { setTimeout(done, 400); }).then(async () => {
       if (number !== state.planned) return;
-      const found = await window.concord.post("/api/runs/plan", asked()).catch((error) => ({ stages: {}, problem: error.message }));
-      if (number !== state.planned) return;
+      let found;
+      do {
+        found = await window.concord.post("/api/runs/plan", asked()).catch((error) => ({ stages: {}, problem: error.message }));
+        if (number !== state.planned) return;
+      } while (found.pending);
       state.plan = found;
       plan.replaceChildren(...window.concord.runFit.plan(found));
     });
