@@ -17,3 +17,11 @@ def fails(prompts, completions):
 
 def not_a_number(prompts, completions):
     return [float("nan")] * len(completions)
+
+
+calls: list[int] = []  # the rollouts that have been scored
+
+
+def not_a_number_from_the_third(prompts, completions):
+    calls.append(len(completions))
+    return [float("nan") if len(calls) > 2 else 0.0] * len(completions)
