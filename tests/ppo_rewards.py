@@ -22,3 +22,11 @@ def not_a_number(prompts, completions):
 def rude(prompts, completions):
     """What nobody wants: a point for each rude word."""
     return [float(text.count("stupid") + text.count("idiot")) for text in completions]
+
+
+calls: list[int] = []  # the rollouts that have been scored
+
+
+def not_a_number_from_the_third(prompts, completions):
+    calls.append(len(completions))
+    return [float("nan") if len(calls) > 2 else 0.0] * len(completions)
