@@ -50,20 +50,20 @@ def config(seed: int, settings: dict[str, Any]) -> Config:
         "reward": {**lora, "num_train_epochs": 3, "per_device_train_batch_size": 32},
         "ppo": {
             "seed": seed,
-            "max_iterations": 40,
+            "max_iterations": 30,
             "batch_size": 96,
             "response_length": 24,
             "num_ppo_epochs": 1,
             "num_mini_batches": 4,
             "per_device_train_batch_size": 24,
             "learning_rate": 2e-3,
-            "kl_coef": 0.05,
-            "reward_clip": 1.0,
+            "kl_coef": 0.135,
+            "reward_clip": 0.5,
             "cliprange_value": 1.0,
             "eval_every": 10,
             **settings,
         },
-        "evaluate": generation,
+        "evaluate": {**generation, "top_p": 0.9},  # nucleus sampling, as RealToxicityPrompts
     }
     return Config.model_validate(tree)
 

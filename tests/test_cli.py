@@ -175,7 +175,7 @@ def test_a_workspace_of_a_newer_schema_is_left_alone(workspace, capsys):
 def test_stages_out_of_order_say_what_to_run_first(workspace, tmp_path, capsys):
     refused(concord(capsys, "sample", "-w", workspace), "concord prompts import")
     refused(concord(capsys, "labelers", "simulate", "-w", workspace), "concord sample")
-    refused(concord(capsys, "consensus", "-w", workspace), "rankings")
+    refused(concord(capsys, "consensus", "-w", workspace), "concord sample")
     refused(concord(capsys, "train", "reward", "-w", workspace), "concord consensus")
     refused(concord(capsys, "report", "-w", workspace), "concord evaluate toxicity")
     refused(concord(capsys, "runs", "show", "nothing", "-w", workspace), "concord runs list")
