@@ -67,7 +67,8 @@ def template(tmp_path_factory):
         }
         for name, status in states.items():
             place = folder / "runs" / name
-            place.mkdir()
+            (place / "best").mkdir(parents=True)
+            (place / "best" / "adapter_config.json").write_text("{}")
             run = Run(name, "ppo", Config().ppo.model_dump(mode="json"), folder=f"runs/{name}")
             request = Request(name, "ppo", Config().model_dump(mode="json"), {"reward_model": "x"})
             run_queue.enqueue(opened.store, run, request)

@@ -144,7 +144,8 @@ def _trained(
     if trainer.not_shared:
         progress("PPO", 0, config.max_iterations, f"no shared lower trunk: {trainer.not_shared}")
     rows = [[prompt.to_json() for prompt in split] for split in (prompts, held_out)]
-    origin = [rows, config.model_dump(mode="json"), trunk.frozen_checksum()]
+    learned_by = config.model_dump(mode="json", exclude={"max_iterations"})  # the end may be moved
+    origin = [rows, learned_by, trunk.frozen_checksum()]
     checkpoint = _begin(out, watch, config, origin, resume)
     without_printing(trainer).train(resume_from_checkpoint=checkpoint)
     result = watch.result(trainer.not_shared or "shared")

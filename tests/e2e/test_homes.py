@@ -40,8 +40,13 @@ def round_two(server):
         metrics = {"toxicity_before": figure(before), "toxicity_after": figure(after)}
         add(f"evaluate-{number}", **metrics)
     runs.add_review(store, Review("evaluate-71", "reviewer", "accept", ""))
-    blind.open_round(store, "evaluate-72", "base", "policy", [Pair("x", "?", "a", "b")], "engineer")
-    return "evaluate-72"
+    opened = blind.open_round(
+        store, "evaluate-72", "base", "policy", [Pair("x", "?", "a", "b")], "engineer"
+    )
+    yield "evaluate-72"
+    blind.answer(
+        store, "reviewer", opened.round_id, "x", "tie"
+    )  # other tests open rounds of their own
 
 
 def test_an_engineer_lands_on_the_round(server, open_page, round_two):
