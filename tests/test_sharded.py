@@ -5,6 +5,7 @@ Each case starts real processes through accelerate's launcher, on a tiny model.
 
 import contextlib
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -96,12 +97,16 @@ def reward_spec(made, processes):
 
 
 def parts(made, processes):
-    """PPO; PPO that breaks off after its first checkpoint, and goes on; and the reward model."""
+    """PPO; the same that breaks off after its first checkpoint, and goes on; with a head on upper layers; and the
+    reward model."""
     ppo = ppo_spec(made, launch_of(nproc=processes))
+    # Given completions do not pass through the model, so sampling leaves no lower states to take over.
+    upper = {"critic": "head", "lora_layers": "upper-half", "merge_for_generation": False}
+    head = ppo_spec(made, launch_of(nproc=processes), **upper)
     broken = {**ppo, "folder": "broken", "stop_after": PPO.num_ppo_epochs}
     resumed = {**broken, "stop_after": None, "resume": True}
     reward = reward_spec(made, processes)
-    named = {"ppo": ppo, "broken": broken, "resumed": resumed, "reward": reward}
+    named = {"ppo": ppo, "broken": broken, "resumed": resumed, "head": head, "reward": reward}
     return {"stage": "several", "parts": named}
 
 
@@ -155,14 +160,17 @@ def assert_all_train(out, head):
     assert any(head in name for name in moved)
 
 
-def test_ppo_on_two_processes_equals_one(one, two):
+@pytest.mark.parametrize(("name", "lower"), [("ppo", None), ("head", "shared")])
+def test_ppo_on_two_processes_equals_one(name, lower, one, two):
+    """An adapter as critic on all layers, and a head with adapters on the upper ones, whose lower trunk is shared."""
     how, out, figures = two
-    assert figures["ppo"].keys() == one[1]["ppo"].keys()
-    kept = torch.load(out / "ppo" / GRADIENTS)
+    assert figures[name].keys() == one[1][name].keys()
+    assert lower is None or figures[name]["lower_trunk"] == one[1][name]["lower_trunk"] == lower
+    kept = torch.load(out / name / GRADIENTS)
     assert (kept["sharded"] > 0) == (how == "fsdp"), "FSDP must not be ignored, as accelerate does"
-    assert_all_train(out / "ppo", "value_head.weight")
+    assert_all_train(out / name, "value_head.weight")
     compared = ("reward", "kl", "policy_loss", "value_loss", "grad_norm")
-    assert_same_training(one[0] / "ppo", out / "ppo", 1e-5, compared)
+    assert_same_training(one[0] / name, out / name, 1e-5, compared)
 
 
 def test_a_run_that_broke_off_goes_on_as_if_it_had_not(two):
@@ -203,6 +211,25 @@ def files(made, folder):
         *("--prompts", prompts, "--model", base, "--reward-model", reward),
         *(part for key, value in options.items() for part in ("--set", f"{key}={value}")),
     ]
+
+
+def test_a_sharded_run_goes_on_through_the_command_line(made, tmp_path, capsys):
+    """Stopped after its first iteration; it goes on as sharded as it began."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "stop").touch()
+    args = ("--out", out, "--fsdp", 2, *files(made, tmp_path))
+    code, _, err = concord(capsys, "train", "ppo", *args)
+    assert code == 0, err
+    assert json.loads((out / "run.json").read_text())["status"] == "stopped"
+    shutil.rmtree(out / "launch")
+    code, _, err = concord(capsys, "runs", "resume", out)
+    assert code == 0, err
+    record = json.loads((out / "run.json").read_text())
+    assert (record["status"], record["metrics"]["iterations"]) == ("finished", 2)
+    assert [row["iteration"] for row in rows(out)] == [1, 2]
+    assert json.loads((out / "launch" / "spec.json").read_text())["resume"] is True
+    assert (out / "launch" / "rank-1.log").is_file(), "two processes went on"
 
 
 def workers():
