@@ -10,15 +10,15 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
 from alignment.config import Config
 from alignment.errors import ConcordError, ModelError
 
-WAIT_SECONDS, PATIENCE_SECONDS, IDLE_SECONDS = 20.0, 180.0, 600.0
+WAIT_SECONDS, PATIENCE_SECONDS, IDLE_SECONDS = 2.0, 180.0, 600.0
 MOST_WAITING = 16
 GIVEN_UP = "The plan was not made in time, or its process ended. Change something to try again, or ask `concord plan`."
 
@@ -39,7 +39,7 @@ class Planner:
         self._folder, self._wait, self._patience = folder, wait, patience
         self._process: subprocess.Popen[str] | None = None
         self._idle: threading.Timer | None = None
-        self._thread = ThreadPoolExecutor(1, "planner")
+        self._work = threading.Lock()  # one question at a time
         self._lock, self._waiting = threading.Lock(), dict[str, Future[dict[str, Any]]]()
 
     def plan_run(
@@ -58,7 +58,7 @@ class Planner:
             if line not in self._waiting:
                 while len(self._waiting) >= MOST_WAITING:  # nobody came back for the oldest
                     self._waiting.pop(next(iter(self._waiting))).cancel()
-                self._waiting[line] = self._thread.submit(self._ask, line)
+                self._waiting[line] = self._begun(lambda: self._ask(line))
             asked = self._waiting[line]
         if not wait([asked], self._wait).done:
             raise NotYet
@@ -71,7 +71,22 @@ class Planner:
 
     def warm(self) -> None:
         """Start the other process early: its imports take seconds."""
-        self._thread.submit(self._running)
+        self._begun(self._running)
+
+    def _begun(self, work: Callable[[], Any]) -> Future[Any]:
+        """`work` in a thread that keeps nobody from ending, when its turn comes."""
+        future: Future[Any] = Future()
+
+        def do() -> None:
+            with self._work:
+                if future.set_running_or_notify_cancel():
+                    try:
+                        future.set_result(work())
+                    except Exception as error:
+                        future.set_exception(error)
+
+        threading.Thread(target=do, name="planner", daemon=True).start()
+        return future
 
     def _running(self) -> subprocess.Popen[str]:
         if self._idle is not None:

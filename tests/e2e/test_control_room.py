@@ -160,6 +160,15 @@ def test_the_form_shows_the_plan_of_what_it_says_and_asks_twice_where_that_does_
     gone(room)
 
 
+def test_the_form_and_the_list_fit_a_phone(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    expect(page.locator('tr[data-run="consensus-1"] .tag')).to_be_in_viewport(ratio=1)
+    button = fill_in(page)
+    form = page.locator(".r-form")
+    assert form.evaluate("form => form.scrollWidth <= form.clientWidth")
+    expect(button).to_be_in_viewport(ratio=1)
+
+
 def test_two_engineers_who_click_at_once_get_one_run_each_in_order(page, room, browser):
     secret = room.account("engineer-2", "engineer")
     known = {run.run_id for run in runs.runs(room.store)}
