@@ -7,8 +7,9 @@ WORKSPACE ?= concord-demo
 # The OpenMP threads of torch sleep while they wait, so that a busy machine slows down gently.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test lint docs clean chromium bench bench-consensus bench-demo bench-load bench-plan bench-ppo \
-  bench-ppo-learning bench-reward bench-reward-trust
+.PHONY: demo test lint docs clean chromium bench bench-consensus bench-control-room bench-demo bench-evaluation \
+  bench-evaluation-real bench-load bench-plan bench-ppo \
+  bench-ppo-learning bench-reward bench-reward-text bench-reward-trust
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -75,6 +76,15 @@ bench-reward: $(VENV)/.installed ## the reward trainer against TRL's own on the 
 
 bench-reward-trust: $(VENV)/.installed ## accuracy, calibration, consensus and soft labels of the reward model on the demo
 	$(BIN)/python -m benchmarks.reward --demo
+
+bench-evaluation: $(VENV)/.installed ## scoring speed, the intervals' coverage, the Review page in a browser
+	$(BIN)/python -m benchmarks.evaluation speed coverage page
+
+bench-evaluation-real: $(VENV)/.installed ## alignment on real toxic prefixes; DATA names the folder with paradetox/
+	$(BIN)/python -m benchmarks.evaluation_real --data "$(DATA)"
+
+bench-reward-text: $(VENV)/.installed ## a reward model on real text; DATA names the folder with paradetox/
+	$(BIN)/python -m benchmarks.reward --text "$(DATA)"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -34,6 +34,7 @@ from alignment.feedback import people, runs
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
 from alignment.records import Prompt
+from alignment.training.ppo_watch import FIGURES
 from alignment.workspace import Workspace
 
 LOOK_SECONDS = 1.5  # as ui/assets/runs.js
@@ -57,31 +58,7 @@ class Seen:
 
 def row(iteration: int) -> dict[str, Any]:
     """An iteration's figures, of the shape that the PPO trainer writes."""
-    names = [
-        "reward",
-        "kl",
-        "kl_coef",
-        "policy_loss",
-        "value_loss",
-        "entropy",
-        "clip_fraction",
-        "value_clip_fraction",
-        "approx_kl",
-        "skipped",
-        "explained_variance",
-        "finished",
-        "repetition",
-        "learning_rate",
-        "grad_norm",
-        "seconds_generation",
-        "seconds_scoring",
-        "seconds_update",
-        "memory_mb",
-        "mean_length",
-        "max_length",
-        "seconds",
-        "tokens_per_second",
-    ]
+    names = (*FIGURES.values(), "seconds", "tokens_per_second")
     figures = {name: random.gauss(0.5, 0.1) for name in names}
     if iteration % 5 == 0:
         figures |= {name: random.random() for name in ("eval_reward", "eval_cost", "eval_toxicity")}
@@ -257,10 +234,14 @@ def main() -> None:
     )
     parser.add_argument("--pages", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--quick", action="store_true", help="ten seconds")
+    parser.add_argument("--seed", type=int, default=0, help="of the figures that the run writes")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
+    random.seed(options.seed)
+    seconds = 10.0 if options.quick else options.seconds
     with tempfile.TemporaryDirectory(prefix="concord-room-") as folder:
-        figures = measure(Path(folder) / "workspace", options.pages, options.seconds)
+        figures = measure(Path(folder) / "workspace", options.pages, seconds)
     print(f"{options.pages} pages take {100 * figures['core_at_full_pace']:.1f}% of a core")
     print(json.dumps(figures))
     if options.json:

@@ -1,9 +1,9 @@
-"""Speed and statistics of evaluation, and the demo by a second scorer: `python -m benchmarks.evaluation`.
+"""Speed and statistics of evaluation, and the demo by a second scorer: `make bench-evaluation`, `python -m benchmarks.evaluation`.
 
 - `speed`: scoring 100,000 short texts by each offline scorer; figures and the Review page on 20,000 completions.
 - `page`: seconds until the Review page stands in a real Chromium, with 20,000 completions stored.
 - `coverage`: how often 95% intervals hold the true difference, and how often equal models are called different.
-- `demo`: the demo for each of `--seeds` by both of its scorers.
+- `demo`: the demo for each seed by both of its scorers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from alignment.workspace import Workspace
 from benchmarks.evaluation_page import RUN, openings
 
 TEXTS, PROMPTS, PER_PROMPT = 100_000, 2500, 4
+PARTS = ("speed", "coverage", "page", "demo")
 
 
 def made_up(prompts: int, per_prompt: int, shift: float, seed: int) -> Material:
@@ -122,7 +124,7 @@ def page() -> dict[str, Any]:
         )
 
 
-def coverage(trials: int = 400) -> dict[str, float]:
+def coverage(trials: int) -> dict[str, float]:
     """Shares of simulated evaluations, over prompts drawn anew each time."""
     settings = Settings(resamples=500, permutations=500)
     truth = 0.75 * 0.3 * 0.3  # mean of the levels, of the noise, and the share taken away
@@ -171,20 +173,22 @@ def demo(seeds: list[int]) -> dict[str, Any]:
 def main() -> None:
     """Run what is asked for and print it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", default=["speed", "coverage"])
-    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("what", nargs="*", choices=PARTS, help="speed and coverage by default")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the simulations, one seed")
+    parser.add_argument("--seed", type=int, help="only this seed of the demo")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     arguments = parser.parse_args()
     _private_and_quiet()
-    found: dict[str, Any] = {}
-    if "speed" in arguments.what:
-        found["speed"] = speed()
-    if "page" in arguments.what:
-        found["page"] = page()
-    if "coverage" in arguments.what:
-        found["coverage"] = coverage()
-    if "demo" in arguments.what:
-        found["demo"] = demo(arguments.seeds)
+    seeds = (
+        [arguments.seed] if arguments.seed is not None else [0] if arguments.quick else [0, 1, 2]
+    )
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "speed": speed,
+        "page": page,
+        "coverage": lambda: coverage(40 if arguments.quick else 400),
+        "demo": lambda: demo(seeds),
+    }
+    found = {name: parts[name]() for name in arguments.what or PARTS[:2]}
     print(json.dumps(found, indent=2))
     if arguments.json:
         write_json(arguments.json, found)

@@ -102,7 +102,11 @@ def scorer_of(part: str, sentences: list[tuple[str, list[str]]], folder: Path) -
 
 
 def base_model(
-    sentences: list[tuple[str, list[str]]], folder: Path, seed: int, progress: Progress
+    sentences: list[tuple[str, list[str]]],
+    folder: Path,
+    seed: int,
+    epochs: float,
+    progress: Progress,
 ) -> None:
     """A small causal LM of everything but the held-out sentences."""
     from transformers import set_seed
@@ -125,7 +129,7 @@ def base_model(
         examples,  # pyright: ignore[reportArgumentType]
         learning_rate=RECIPE.learning_rate,
         batch_size=RECIPE.batch_size,
-        epochs=EPOCHS,
+        epochs=epochs,
         seed=seed,
         label="base model",
         progress=progress,
@@ -149,6 +153,11 @@ def prompts_of(sentences: list[tuple[str, list[str]]]) -> list[Prompt]:
             category = "toxic prefix" if score >= 0.5 else "clean prefix"
             rows.append(Prompt(short_id("prompt", text), text, split, category))
     return rows
+
+
+def long_enough(prompts: list[str], completions: list[str]) -> list[float]:
+    """A reward for `--ppo` that asks for a few words: -1 for an empty text, 0 from four words on."""
+    return [min(len(text.split()), 4) / 4 - 1 for text in completions]
 
 
 def pairs_of(
@@ -181,7 +190,14 @@ def pairs_of(
     return pairs
 
 
-def run(data: Path, out: Path, seed: int, settings: dict[str, Any], progress: Progress) -> dict:
+def run(
+    data: Path,
+    out: Path,
+    seed: int,
+    settings: dict[str, Any],
+    progress: Progress,
+    epochs: float = EPOCHS,
+) -> dict:
     """Every stage that is not there yet; returns the figures."""
     sentences, tree = read_sentences(data), config(seed, settings)
     seconds_file = out / "seconds.json"
@@ -208,7 +224,7 @@ def run(data: Path, out: Path, seed: int, settings: dict[str, Any], progress: Pr
         "reward-scorer", "scorer.json", lambda f: scorer_of("reward", sentences, f)
     )
     judge = stage("judge", "scorer.json", lambda f: scorer_of("judge", sentences, f))
-    base = stage("base", "config.json", lambda f: base_model(sentences, f, seed, progress))
+    base = stage("base", "config.json", lambda f: base_model(sentences, f, seed, epochs, progress))
     files = {"model": base, "prompts": prompts_file}
     sampled = stage("sampled", "completions.jsonl", lambda f: pipeline.sample(job(f, **files)))
 
@@ -318,13 +334,16 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="folder to keep; by default a temporary one")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="a base and a policy hardly trained")
     parser.add_argument("--ppo", type=json.loads, default={}, help='settings, as {"kl_coef": 0.1}')
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     arguments = parser.parse_args()
     _private_and_quiet()
     with tempfile.TemporaryDirectory() as scratch, _progress() as progress:
         out = arguments.out or Path(scratch)
-        found = run(arguments.data, out, arguments.seed, arguments.ppo, progress)
+        hurried = ({"max_iterations": 3}, 0.1) if arguments.quick else ({}, EPOCHS)
+        settings = {**hurried[0], **arguments.ppo}
+        found = run(arguments.data, out, arguments.seed, settings, progress, hurried[1])
     print("\n".join(table(found)))
     if arguments.json:
         write_json(arguments.json, found)

@@ -1,4 +1,4 @@
-"""`concord plan` against measured peaks of small models: `make bench-plan`, or `python -m benchmarks.plan [--json]`.
+"""`concord plan` against measured peaks of small models: `make bench-plan`, or `python -m benchmarks.plan`.
 
 Prints planned and measured megabytes of torch's CPU allocator for SFT (LoRA and full), reward model and PPO on five
 architectures, several lengths, batches and precisions. The last line is JSON with the largest error.
@@ -6,8 +6,12 @@ architectures, several lengths, batches and precisions. The last line is JSON wi
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
+from pathlib import Path
 
+from alignment.files import write_json
 from benchmarks.plan_steps import Step, measured, planned
 
 LIMIT = 0.20
@@ -53,12 +57,24 @@ OTHER_STEPS = [
 
 
 def main() -> None:
-    rows, steps = [], [*LLAMA_STEPS, *OTHER_STEPS]
+    """Measure, print, and fail where the limit is passed."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="Llama only")
+    parser.add_argument("--json", type=Path, help="write every figure to this file")
+    arguments = parser.parse_args()
+    rows, steps = [], [*LLAMA_STEPS, *([] if arguments.quick else OTHER_STEPS)]
     print(f"{'step':60} {'planned':>9} {'measured':>9}   ratio  at")
     for step, peak in zip(steps, measured(steps), strict=True):
         plan = planned(step)
         ratio = plan["peak_bytes"] / peak["peak"]
-        rows.append({"step": str(step), "ratio": ratio})
+        rows.append(
+            {
+                "step": str(step),
+                "planned": plan["peak_bytes"],
+                "measured": peak["peak"],
+                "ratio": ratio,
+            }
+        )
         default = Step(step.stage)
         words = [step.stage, step.architecture]
         words += [
@@ -71,7 +87,12 @@ def main() -> None:
             f"{ratio:.3f}  {plan['peak_at']}"
         )
     worst = max(abs(row["ratio"] - 1) for row in rows)
-    print(json.dumps({"worst_error": worst, "limit": LIMIT, "steps": len(rows), "rows": rows}))
+    figures = {"worst_error": worst, "limit": LIMIT, "steps": len(rows), "rows": rows}
+    print(json.dumps(figures))
+    if arguments.json:
+        write_json(arguments.json, figures)
+    if worst > LIMIT:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -205,7 +205,7 @@ def test_the_curves_name_what_the_ppo_trainer_writes():
         for keys in re.findall(r"\[([^\[\]]*)\]\]?,?", panels)
         for key in re.findall('"([a-z_]+)"', keys)
     }
-    logs = dict.fromkeys(ppo_watch._FIGURES, 1.0)
+    logs = dict.fromkeys(ppo_watch.FIGURES, 1.0)
     held_out = HeldOut(1, [0.1, 0.2], [1.0, 1.1], [0.5, 0.4], None)
     written = set(ppo_watch.iteration_figures(logs)) | set(held_out.figures())
     first = {

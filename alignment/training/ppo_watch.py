@@ -38,7 +38,7 @@ from alignment.training.ppo_trainer import PPOTrainer, score_deviations, score_s
 METRICS_FILE, SAMPLES_FILE, WARNINGS_FILE = "metrics.jsonl", "samples.jsonl", "warnings.jsonl"
 BEST_FOLDER = "best"
 # What is kept of all that TRL logs: its name, and ours.
-_FIGURES = {
+FIGURES = {
     "reward_score": "reward",
     **{
         name: name
@@ -346,9 +346,7 @@ def save_policy(
 
 def iteration_figures(logs: dict[str, Any]) -> dict[str, float]:
     """Our figures of one iteration out of all that TRL logs, under our names."""
-    found = {
-        ours: logs[theirs] for theirs, ours in _FIGURES.items() if logs.get(theirs) is not None
-    }
+    found = {ours: logs[theirs] for theirs, ours in FIGURES.items() if logs.get(theirs) is not None}
     return finite({name: float(value) for name, value in found.items()})
 
 
