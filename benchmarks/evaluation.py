@@ -1,4 +1,4 @@
-"""Speed and statistics of evaluation, and the demo by a second scorer: `make bench-evaluation`, `python -m benchmarks.evaluation`.
+"""Speed and statistics of evaluation, and the demo by a second scorer: `make bench-evaluation`.
 
 - `speed`: scoring 100,000 short texts by each offline scorer; figures and the Review page on 20,000 completions.
 - `page`: seconds until the Review page stands in a real Chromium, with 20,000 completions stored.
