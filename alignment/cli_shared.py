@@ -221,5 +221,5 @@ def rows(records: list[dict[str, Any]], columns: tuple[str, ...], as_json: bool,
     for number, column in enumerate(columns):  # an id is there to be copied: never cut it
         table.add_column(column, overflow="fold", no_wrap=number == 0)
     for row in records:
-        table.add_row(*(_readable(row[column]) for column in columns))
+        table.add_row(*(escape(_readable(row[column])) for column in columns))
     Console().print(table)

@@ -11,7 +11,7 @@ from typing import Any
 
 from alignment.control import options_of
 from alignment.errors import InputError
-from alignment.feedback import runs
+from alignment.feedback import run_queue, runs
 from alignment.feedback.runs import Run
 from alignment.files import write_text
 from alignment.workspace import Workspace
@@ -57,9 +57,9 @@ def evaluation_of(workspace: Workspace, run: Run) -> Run | None:
     if run.folder is None:
         return None
     folder = Path(run.folder).resolve()
-    for other in runs.runs(workspace.store, "evaluate"):
+    for other in run_queue.finished(workspace.store, "evaluate"):
         policy = other.inputs.get("policy")
-        if other.status == "finished" and policy and Path(policy).resolve() == folder:
+        if policy and Path(policy).resolve() == folder:
             return other
     return None
 

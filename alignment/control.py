@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from alignment import pipeline, processes
+from alignment.base_name import check_base_name
 from alignment.config import Config, load_config
 from alignment.errors import ConfigError, InputError, StoreError, nearest
 from alignment.feedback import run_queue, runs, snapshot
@@ -24,6 +25,7 @@ from alignment.feedback.snapshot import Snapshot
 from alignment.files import disk_errors, read_json, write_json
 from alignment.pipeline import Job
 from alignment.progress import Progress, silent
+from alignment.training.launch import check_rollout
 from alignment.workspace import STOP_FILE, Workspace, new_run_id, run_folder, versions
 
 LOG_FILE, PROGRESS_FILE, BIN_FOLDER = "run.log", "progress.json", "bin"
@@ -33,8 +35,8 @@ RECORDS = {  # what a run writes while it works
     "samples": "samples.jsonl",
     "warnings": "warnings.jsonl",
 }
+ROUND = ("consensus", "reward", "ppo", "evaluate")  # what `submit_round` puts into the queue
 TRAINING = ("reward", "ppo")  # stages that can be spread over processes
-CHECKPOINTING = ("reward", "ppo")  # stages that end gracefully: a checkpoint first
 BASED = ("sample", "reward", "ppo", "evaluate")  # stages that load the base model
 BASE = ("base_model", "base_precision")
 PROGRESS_SECONDS = 0.5
@@ -66,12 +68,10 @@ def submit(
     """Put a run into the queue and return its id. What it reads is settled now: the newest run of the stage before, or
     the one in `after`; for a consensus the rankings as they stand, which are kept in the run's folder.
 
-    Raises `InputError` on an unknown stage, one that cannot be launched so, where the stage before has not run, or
-    where there are no rankings to combine.
+    Raises `InputError` on an unknown stage, one that cannot be launched so, a base that is none, where the stage before
+    has not run, or where there are no rankings to combine.
     """
-    _check_stage(stage)
-    if launch and stage not in TRAINING:
-        raise InputError(f"Only training runs on several processes, not {stage}: leave that out.")
+    _check(workspace, stage, config, launch or {})
     settled = _settled(workspace, stage, config, files or {}, after)
     run_id = new_run_id(stage)
     folder = run_folder(run_id, workspace, None)
@@ -119,41 +119,65 @@ def submit_round(
 
     `launch` is for the two that train.
     """
+    spread = {stage: launch or {} if stage in TRAINING else {} for stage in ROUND}
+    for stage in ROUND:
+        _check(workspace, stage, config, spread[stage])
     chain: list[str] = []
-    for stage in ("consensus", "reward", "ppo", "evaluate"):
-        spread = launch if stage in TRAINING else None
-        chain.append(submit(workspace, stage, config, by=by, launch=spread, after=chain[-1:]))
+    for stage in ROUND:
+        chain.append(
+            submit(workspace, stage, config, by=by, launch=spread[stage], after=chain[-1:])
+        )
     return chain
 
 
 def preview(
-    workspace: Workspace, stage: str, assignments: Sequence[str], source: str | None
+    workspace: Workspace,
+    stage: str,
+    config: Config,
+    source: str | None,
+    launch: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What `submit` would put into the queue: the stage's configuration, what it reads, and where it differs from the
-    stage's last run. Raises as `submit` and `load_config` do."""
-    _check_stage(stage)
-    config = new_config(workspace, assignments, stage)
-    present = getattr(config, stage).model_dump(mode="json")
-    last = next(iter(runs.runs(workspace.store, stage)), None)
-    before = {} if last is None else last.config
+    stage's last run. Raises as `submit` does."""
+    _check(workspace, stage, config, launch or {})
+    last_run, changed = differences(workspace, stage, config)
     return {
         "stage": stage,
-        "config": present,
+        "config": getattr(config, stage).model_dump(mode="json"),
         "reads": _settled(workspace, stage, config, reading(workspace, stage, source)),
-        "last_run": None if last is None else last.run_id,
-        "differences": {
-            key: {"before": before[key], "now": value}
-            for key, value in present.items()
-            if key in before and before[key] != value
-        },
+        "last_run": last_run,
+        "differences": changed,
     }
 
 
-def _check_stage(stage: str) -> None:
+def differences(
+    workspace: Workspace, stage: str, config: Config
+) -> tuple[str | None, dict[str, dict[str, Any]]]:
+    """The stage's last run, and where base and section differ from its own: key -> `before` and `now`."""
+    last = next(iter(runs.runs(workspace.store, stage)), None)
+    if last is None:
+        return None, {}
+    before = options_of(workspace, last)
+    base = {key: getattr(config, key) for key in BASE} if stage in BASED else {}
+    now = {**base, **getattr(config, stage).model_dump(mode="json")}
+    return last.run_id, {
+        key: {"before": before[key], "now": value}
+        for key, value in now.items()
+        if key in before and before[key] != value
+    }
+
+
+def _check(workspace: Workspace, stage: str, config: Config, launch: Mapping[str, Any]) -> None:
     if stage not in STAGES:
         raise InputError(
             f"There is no stage {stage!r}{nearest(stage, list(STAGES)) or ''}. Choose one of {', '.join(STAGES)}."
         )
+    if launch and stage not in TRAINING:
+        raise InputError(f"Only training runs on several processes, not {stage}: leave that out.")
+    if stage in BASED:
+        check_base_name(config.base_model, workspace.folder)
+    if stage == "ppo" and "config_file" not in launch:
+        check_rollout(config.ppo, launch.get("fsdp") or launch.get("nproc") or 1)
 
 
 def _settled(
@@ -174,7 +198,7 @@ def _newest_input(workspace: Workspace, stage: str, after: Sequence[str]) -> dic
     option, source, name = _READS[stage]
     candidates = [runs.run(workspace.store, run_id) for run_id in after]
     found = next((run for run in candidates if run.stage == source), None)
-    found = found or runs.latest_run(workspace.store, source)
+    found = found or run_queue.latest_run(workspace.store, source)
     if found is None or found.folder is None:
         raise InputError(
             f"The stage {stage} reads what {source} wrote, and no {source} run has finished. Start that first, or the "
@@ -196,6 +220,12 @@ def reading(workspace: Workspace, stage: str, run_id: str | None) -> dict[str, s
     if run_id is None:
         return {}
     run, source = runs.run(workspace.store, run_id), source_stage(stage)
+    if source is None:
+        raise InputError(f"The stage {stage} reads no earlier run: leave the source out.")
+    if run_id in run_queue.deleted(workspace.store):
+        raise InputError(
+            f"The run {run_id!r} is in the bin. `concord runs restore {run_id}` brings it back."
+        )
     if run.stage != source or run.status != "finished" or run.folder is None:
         raise InputError(
             f"The stage {stage} reads a finished {source} run; {run_id!r} is a {run.stage} run, {run.status}."
@@ -327,7 +357,7 @@ def stop(workspace: Workspace, run_id: str, *, by: str, at_once: bool = False) -
     if run.status not in ACTIVE or run.folder is None:
         raise StoreError(f"The run {run_id!r} is {run.status}: there is nothing to stop.")
     write_json(Path(run.folder) / STOP_FILE, {"by": by, "at_once": at_once})
-    if run.stage in CHECKPOINTING and not at_once:
+    if run.stage in TRAINING and not at_once:
         return "It writes a checkpoint after this step, then ends."
     process = run_queue.processes(workspace.store).get(run_id)
     if process is not None:
@@ -339,7 +369,7 @@ def stop(workspace: Workspace, run_id: str, *, by: str, at_once: bool = False) -
 def resume(workspace: Workspace, run_id: str, *, by: str) -> None:
     """Put a stopped or failed training run back into the queue; it goes on from its last whole checkpoint."""
     run = runs.run(workspace.store, run_id)
-    if run.stage not in CHECKPOINTING:
+    if run.stage not in TRAINING:
         raise InputError(
             f"A run of the stage {run.stage} keeps no checkpoints. To do it again, clone it: "
             f"`concord runs clone {run_id}`."

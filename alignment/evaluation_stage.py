@@ -29,7 +29,7 @@ from alignment.evaluation.report import HTML_FILE, Background, write_reports
 from alignment.evaluation.reward_evidence import EVIDENCE_FILE, evidence_behind, reward_folder
 from alignment.evaluation.toxicity import Scorer, load_scorer, score_all
 from alignment.evaluation.trained_by import is_trainer, training_scorers
-from alignment.feedback import runs
+from alignment.feedback import run_queue, runs
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
 from alignment.files import read_json, read_jsonl, write_json
@@ -303,7 +303,7 @@ def report(job: Job, verify: bool = False) -> dict[str, Any]:
     source = job.file("comparison")
     run_id = None
     if source is None:
-        latest = runs.latest_run(job._store("comparison"), "evaluate")
+        latest = run_queue.latest_run(job._store("comparison"), "evaluate")
         if latest is None or latest.folder is None:
             raise InputError(
                 "There is no finished evaluation. Run `concord evaluate toxicity`, or give --comparison."
@@ -355,7 +355,7 @@ def background(job: Job, policy: str, run_id: str | None, folder: Path) -> Backg
 
 def background_of(store: Store, policy: str, run_id: str | None, folder: Path) -> Background:
     """As `background`, from the workspace's store."""
-    behind = {stage: runs.latest_run(store, stage) for stage in ("consensus", "reward", "ppo")}
+    behind = {stage: run_queue.latest_run(store, stage) for stage in ("consensus", "reward", "ppo")}
     ppo, consensus = behind["ppo"], behind["consensus"]
     place = Path(policy) if Path(policy).is_dir() else None
     evidence = _evidence(Path(policy), folder)

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from alignment import labelling
 from alignment.errors import InputError, StoreError
-from alignment.feedback import people, runs
+from alignment.feedback import people, run_queue
 from alignment.feedback.store import Store
 from alignment.files import read_jsonl
 from alignment.records import MAX_COMPLETIONS, MIN_COMPLETIONS, Completion, Prompt, short_id
@@ -217,7 +217,7 @@ def export_rows(store: Store, what: str, *, only_trl: bool = False) -> list[dict
         return [ranking.to_json() for ranking in store.rankings()]
     if what == "labelers":
         return people.labelers(store)
-    run = runs.latest_run(store, "consensus")
+    run = run_queue.latest_run(store, "consensus")
     path = None if run is None or run.folder is None else Path(run.folder) / "pairs.jsonl"
     if path is None or not path.exists():
         raise StoreError("There are no preference pairs yet. Run `concord consensus` first.")

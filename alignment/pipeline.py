@@ -173,7 +173,7 @@ class Job:
 
     def latest_metrics(self, stage: str) -> dict[str, Any]:
         """The figures of the workspace's latest finished run of a stage, or nothing."""
-        run = runs.latest_run(self.workspace.store, stage) if self.workspace else None
+        run = run_queue.latest_run(self.workspace.store, stage) if self.workspace else None
         return run.metrics if run else {}
 
     def _store(self, option: str) -> Any:
@@ -185,7 +185,7 @@ class Job:
 
     def _latest(self, stage: str, name: str, command: str) -> Path:
         option = {"consensus": "pairs", "reward": "reward-model", "ppo": "policy"}[stage]
-        run = runs.latest_run(self._store(option), stage)
+        run = run_queue.latest_run(self._store(option), stage)
         if run is None or run.folder is None:
             raise InputError(
                 f"There is no finished {stage} run in this workspace. Run `{command}`, or give --{option}."

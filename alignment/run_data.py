@@ -61,8 +61,9 @@ def before_start(
     """`control.preview` with the `rankings` behind the run and, of a training, its `plan` or the `problem` with it."""
     from alignment.run_plan import plan_run
 
-    found = control.preview(workspace, stage, assignments, source)
     config = control.new_config(workspace, assignments, stage)
+    launch = {"fsdp" if fsdp else "nproc": devices} if devices > 1 else {}
+    found = control.preview(workspace, stage, config, source, launch)
     found["rankings"] = learns_from(workspace, stage, config.consensus.labelers, source)
     if stage in control.TRAINING:
         texts = longest_texts(workspace, stage, found["reads"])
@@ -87,7 +88,7 @@ def _consensus_behind(workspace: Workspace, stage: str, source: str | None) -> R
         return None
     read = control.source_stage(stage) or ""
     run = (
-        runs.latest_run(workspace.store, read)
+        run_queue.latest_run(workspace.store, read)
         if source is None
         else runs.run(workspace.store, source)
     )

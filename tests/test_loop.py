@@ -7,7 +7,7 @@ import pytest
 from alignment import cli, demo
 from alignment.config import Config
 from alignment.demo_base import demo_quality, ensure_demo_model
-from alignment.feedback import people, runs
+from alignment.feedback import people, run_queue, runs
 from alignment.feedback.store import Store
 from alignment.files import read_jsonl
 from alignment.models.demo_model import DemoRecipe
@@ -124,7 +124,7 @@ def test_the_workspace_can_trace_its_figures(finished):
     assert len(store.rankings()) == 24 * 3
     kinds = {row["kind"] for row in people.labelers(store) if row["simulated"]}
     assert kinds == {"careful", "noisy", "random", "reversed", "position-biased"}
-    report = folder / "runs" / runs.latest_run(store, "evaluate").run_id / "report.html"
+    report = folder / "runs" / run_queue.latest_run(store, "evaluate").run_id / "report.html"
     assert "<html" in report.read_text() and "http://" not in report.read_text().replace(
         "http://www.w3.org", ""
     )

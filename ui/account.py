@@ -15,6 +15,7 @@ from starlette.responses import Response
 from alignment.errors import ConcordError
 from alignment.feedback import credentials, lockout, people
 from alignment.feedback.store import Store
+from ui.api_tokens import TokenId
 from ui.guard import EVERYBODY, PATHS, set_session_cookie
 from ui.sessions import Sessions, same
 from ui.shell import message_page, page
@@ -87,14 +88,16 @@ def _tokens(store: Store) -> APIRouter:
             return wrong
         who = request.state.account.account_id
         try:
-            lasts = int(days) if days.isdecimal() else 0
+            lasts = (
+                int(days) if days.isdecimal() and len(days) < 5 else 0
+            )  # else it says what is wrong
             _, secret = credentials.create_token(store, who, name.strip(), lasts)
         except ConcordError as error:
             return shown(store, request, 422, problem=str(error))
         return shown(store, request, secret=secret)
 
     @router.post("/tokens/{token_id}/revoke")
-    def revoke(request: Request, token_id: int, token: Token = "") -> Response:
+    def revoke(request: Request, token_id: TokenId, token: Token = "") -> Response:
         if wrong := refused(request, token, PATHS["/api/tokens"]):
             return wrong
         try:

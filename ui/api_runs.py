@@ -27,6 +27,7 @@ from alignment.feedback.run_queue import Mark
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
 from alignment.workspace import Workspace
+from ui.api_models import Body
 from ui.api_start import Engineer, RunId, start_routes
 from ui.callers import CSRF
 from ui.rounds_chart import What, rounds_chart
@@ -45,7 +46,7 @@ class Said(BaseModel):
     message: str
 
 
-class Action(BaseModel):
+class Action(Body):
     """`text`: of a note or tag, or the reason of a promotion; `values`: changes for a clone."""
 
     text: Annotated[str, Field(max_length=4000)] = ""
@@ -158,8 +159,8 @@ def _watching(workspace: Workspace, listing: Fresh) -> APIRouter:
     @router.get("/{run_id}/log")
     def log(who: Engineer, run_id: RunId, start: int = 0) -> dict[str, Any]:
         """The log from byte `start` on; a negative start counts from its end."""
-        text, end = _piece(_folder(workspace, run_id) / control.RECORDS["log"], start)
-        return {"text": text, "end": end}
+        data, end = _piece(_folder(workspace, run_id) / control.RECORDS["log"], start)
+        return {"text": data.decode("utf-8", "replace"), "end": end}
 
     return router
 
@@ -311,23 +312,23 @@ def _detail(workspace: Workspace, run: Run) -> dict[str, Any]:
 
 def _rows(path: Path, start: int) -> dict[str, Any]:
     """The rows of a growing record from byte `start` on, whole lines only, and the byte after them."""
-    text, end = _piece(path, start)
-    whole, _, rest = text.rpartition("\n")
-    rows = [json.loads(line) for line in whole.split("\n") if line]
-    return {"rows": rows, "start": start, "end": end - len(rest.encode())}
+    data, end = _piece(path, start)
+    whole = data[: data.rfind(b"\n") + 1]
+    rows = [json.loads(line) for line in whole.split(b"\n") if line]
+    return {"rows": rows, "start": start, "end": end - len(data) + len(whole)}
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _piece(path: Path, start: int) -> tuple[str, int]:
-    """A piece of a growing text file from byte `start`, and the byte after it."""
+def _piece(path: Path, start: int) -> tuple[bytes, int]:
+    """A piece of a growing file from byte `start`, and the byte after it."""
     size = _size(path)
     begin = max(0, size + start) if start < 0 else min(start, size)
     if size == begin:
-        return "", size
+        return b"", size
     with path.open("rb") as file:
         file.seek(begin)
         data = file.read(LARGEST_PIECE_BYTES)
-    return data.decode("utf-8", "replace"), begin + len(data)
+    return data, begin + len(data)

@@ -10,12 +10,13 @@ from pydantic import BaseModel, Field
 from alignment import control, run_data
 from alignment.config import Config
 from alignment.errors import ConcordError
-from alignment.feedback import run_queue, runs
+from alignment.feedback import run_queue
 from alignment.feedback.people import Account
 from alignment.feedback.runs import Run
 from alignment.planner import NotYet, Planner
 from alignment.workspace import Workspace
 from ui import run_form
+from ui.api_models import Body
 from ui.callers import CSRF, one_of
 from ui.guard import ENGINEERS
 
@@ -24,7 +25,7 @@ Stage = Literal["sample", "consensus", "reward", "ppo", "evaluate", "round"]
 RunId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,80}$")]
 
 
-class Start(BaseModel):
+class Start(Body):
     """A run to be started. `values`: the form of the stage and its base; `source`: the run whose output is read."""
 
     stage: Stage
@@ -77,13 +78,13 @@ def start_routes(workspace: Workspace) -> APIRouter:
     @router.get("/form")
     def form(who: Engineer, stage: Stage) -> dict[str, Any]:
         """The fields of a stage and of its base with their present values, and the runs whose output it can read."""
-        if stage in (*run_form.LAUNCHED, "round"):
+        if stage in (*control.TRAINING, "round"):
             planner.warm()
         return {
             "base": run_form.base_fields(config(), stage),
             "fields": [] if stage == "round" else run_form.fields(config(), stage),
             "sources": _sources(workspace, stage),
-            "launched": stage in run_form.LAUNCHED,
+            "launched": stage in control.TRAINING,
         }
 
     @router.get("/reads")
@@ -97,18 +98,16 @@ def start_routes(workspace: Workspace) -> APIRouter:
     def check(body: Start, who: Engineer) -> Checked:
         """Look at a form before anything starts."""
         found, problems = looked_at(body)
-        last = (
-            None
+        last_run, changed = (
+            (None, {})
             if body.stage == "round"
-            else next(iter(runs.runs(workspace.store, body.stage)), None)
+            else control.differences(workspace, body.stage, found or config())
         )
-        shown = found or config()
-        before = None if last is None else control.options_of(workspace, last)
         return Checked(
             problems=problems,
             yaml="" if found is None else run_form.as_yaml(found, body.stage),
-            differences=run_form.differences(shown, body.stage, before),
-            last_run=None if last is None else last.run_id,
+            differences=[{"name": name, **values} for name, values in changed.items()],
+            last_run=last_run,
         )
 
     @router.post("/plan", dependencies=[CSRF])
@@ -127,9 +126,9 @@ def start_routes(workspace: Workspace) -> APIRouter:
 
 
 def _submitted(workspace: Workspace, config: Config, body: Start, by: str) -> list[str]:
-    if body.stage == "round":
-        return control.submit_round(workspace, config, by=by)
     launch = {"fsdp" if body.fsdp else "nproc": body.nproc} if body.nproc > 1 else {}
+    if body.stage == "round":
+        return control.submit_round(workspace, config, by=by, launch=launch)
     files = control.reading(workspace, body.stage, body.source)
     return [control.submit(workspace, body.stage, config, by=by, files=files, launch=launch)]
 
@@ -138,7 +137,7 @@ def _planned(workspace: Workspace, planner: Planner, config: Config, body: Start
     stages = {}
     try:
         files = control.reading(workspace, body.stage, body.source)
-        for stage in run_form.LAUNCHED:
+        for stage in control.TRAINING:
             if body.stage in (stage, "round"):
                 texts = run_data.longest_texts(workspace, stage, files)
                 stages[stage] = planner.plan_run(config, stage, body.nproc, body.fsdp, texts)
@@ -154,16 +153,13 @@ def _sources(workspace: Workspace, stage: str) -> list[dict[str, Any]]:
     source = control.source_stage(stage)
     if source is None:
         return []
-    gone = run_queue.deleted(workspace.store)
-    found = [r for r in runs.runs(workspace.store, source) if r.status == "finished"]
     return [
         {
             "run_id": run.run_id,
             "about": _about(run),
             "base": control.options_of(workspace, run).get("base_model"),
         }
-        for run in found
-        if run.run_id not in gone
+        for run in run_queue.finished(workspace.store, source)
     ]
 
 

@@ -33,7 +33,7 @@ class NextPair(BaseModel):
     pair: ShownPair | None
 
 
-class Choice(BaseModel):
+class Choice(Body):
     """Which side is better: `left`, `right` or `tie`. `seconds`: time from showing to answering."""
 
     round: Annotated[str, Field(max_length=80)]

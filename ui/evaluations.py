@@ -48,9 +48,7 @@ def told() -> Iterator[None]:
 
 def finished(store: Store) -> list[Run]:
     """The finished evaluations that are not deleted, newest first."""
-    gone = run_queue.deleted(store)
-    found = runs.runs(store, "evaluate")
-    return [run for run in found if run.status == "finished" and run.run_id not in gone]
+    return run_queue.finished(store, "evaluate")
 
 
 def finished_run(store: Store, run_id: str | None) -> Run:

@@ -35,6 +35,7 @@ PATHS: dict[str, frozenset[str]] = {
     "/board": EVERYBODY,
     "/blind": EVERYBODY,
     "/runs": ENGINEERS,
+    "/api/runs": ENGINEERS,
     "/consensus": ENGINEERS,
     "/exports": ENGINEERS,
     "/review": REVIEWERS,

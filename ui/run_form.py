@@ -14,8 +14,6 @@ from alignment.config import Config, PPOTrainingConfig
 from alignment.errors import InputError
 from alignment.training.launch import check_rollout
 
-LAUNCHED = ("reward", "ppo")  # stages that several processes can share
-
 
 def base_fields(config: Config, stage: str) -> list[dict[str, Any]]:
     """The fields that choose the base model, as those of `fields`; none where the stage has no use for it."""
@@ -134,16 +132,3 @@ def as_yaml(config: Config, stage: str) -> str:
     if stage != "round":
         tree[stage] = getattr(config, stage).model_dump(mode="json")
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-
-
-def differences(config: Config, stage: str, before: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Where base and section differ from the configuration of an earlier run."""
-    if before is None:
-        return []
-    based = {field["name"]: field["value"] for field in base_fields(config, stage)}
-    present = {**based, **getattr(config, stage).model_dump(mode="json")}
-    return [
-        {"name": key, "before": before.get(key), "now": value}
-        for key, value in present.items()
-        if key in before and before[key] != value
-    ]

@@ -59,14 +59,8 @@ def own_next(store: Store, who: Account, rules: LabellingConfig = RULES) -> Next
 
 def awaiting_verdict(store: Store) -> list[Run]:
     """The finished evaluations on which nobody has given a verdict, newest first."""
-    gone = run_queue.deleted(store)
-    return [
-        run
-        for run in runs.runs(store, "evaluate")
-        if run.status == "finished"
-        and run.run_id not in gone
-        and not runs.reviews(store, run.run_id)
-    ]
+    found = run_queue.finished(store, "evaluate")
+    return [run for run in found if not runs.reviews(store, run.run_id)]
 
 
 def _engineer(current: Round) -> Next:

@@ -246,6 +246,17 @@ def deleted(store: Store) -> set[str]:
     return gone
 
 
+def finished(store: Store, stage: str) -> list[Run]:
+    """The finished runs of a stage that are not deleted, newest first."""
+    gone = deleted(store)
+    return [r for r in runs.runs(store, stage) if r.status == "finished" and r.run_id not in gone]
+
+
+def latest_run(store: Store, stage: str) -> Run | None:
+    """The newest of them, or None."""
+    return next(iter(finished(store, stage)), None)
+
+
 def current_policy(store: Store) -> Mark | None:
     """The last promotion of a run that is not deleted; None where there is none."""
     gone = deleted(store)

@@ -72,11 +72,6 @@ def run(store: Store, run_id: str) -> Run:
     return _run(rows[0])
 
 
-def latest_run(store: Store, stage: str) -> Run | None:
-    """The newest finished run of a stage, or None."""
-    return next((r for r in runs(store, stage) if r.status == "finished"), None)
-
-
 def _run(row: dict[str, Any]) -> Run:
     for column in _JSON_COLUMNS:
         row[column] = json.loads(row[column]) if row[column] else {}

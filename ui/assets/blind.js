@@ -13,11 +13,14 @@ window.concord.blind = (element) => {
     busy = true;
     update();
     try {
-      open((await window.concord.post(path, body)).pair);
+      const { pair: next } = await window.concord.post(path, body);
+      if (body) judged += 1;
+      open(next);
       part("notice").hidden = true;
     } catch (error) {
-      part("notice").textContent = `${error.message} Your last choice was not stored; choose again.`;
+      part("notice").textContent = pair ? `${error.message} Your choice may not be stored; choose again.` : error.message;
       part("notice").hidden = false;
+      part("done").hidden = Boolean(pair);
     } finally {
       busy = false;
       update();
@@ -50,7 +53,6 @@ window.concord.blind = (element) => {
 
   function choose(choice) {
     if (!pair || busy) return;
-    judged += 1;
     const seconds = Math.min((performance.now() - shownAt) / 1000, 86400);
     send("/api/blind/answers", { round: pair.round, pair: pair.pair, choice, seconds });
   }

@@ -39,7 +39,7 @@ window.concord.runForm = (started) => {
   const inputs = () => [...fields.querySelectorAll("[data-field]")];
   const values = () => Object.fromEntries(state.form.fields.map((field) => [field.name, value(inputs().find((i) => i.dataset.field === field.name), field)]));
   const trains = () => state.form.launched || state.stage === "round";
-  const asked = () => ({ stage: state.stage, values: values(), source: sourceRow.hidden ? null : sourcePick.value, nproc: launchRow.hidden ? 1 : Number(processes.value), fsdp: sharded.checked });
+  const asked = () => ({ stage: state.stage, values: values(), source: sourceRow.hidden ? null : sourcePick.value, nproc: launchRow.hidden ? 1 : Number(processes.value), fsdp: !launchRow.hidden && sharded.checked });
 
   function fieldRow(field) {
     const id = `r-field-${field.name}`, common = { id, "data-field": field.name, "aria-describedby": `${id}-about` };

@@ -96,14 +96,15 @@ window.concord.runs = (element) => {
 
   async function compare() {
     const ids = [...ticked];
+    const asked = `ids=${ids.map(encodeURIComponent).join(",")}`;
     let found;
-    try { found = await window.concord.get(`/api/runs/compare?ids=${ids.map(encodeURIComponent).join(",")}`); } catch (error) { return say(error.message); }
+    try { found = await window.concord.get(`/api/runs/compare?${asked}`); } catch (error) { return say(error.message); }
     const { readable } = window.concord.runWords;
     const keys = [...new Set(found.outcomes.flatMap(Object.keys))].filter((key) => key !== "run_id");
     const line = (name, values, className = "") => make("tr", { class: className }, make("th", { scope: "row", text: name.replaceAll("_", " ") }), ...values.map((value) =>
       make("td", { class: "value", text: value && typeof value === "object" && "mean" in value ? `${readable(value.mean)} (${readable(value.low)} to ${readable(value.high)})` : readable(value) })));
     const chart = make("div");
-    const asked = `ids=${ids.map(encodeURIComponent).join(",")}`, overlay = make("div", { class: "r-curves" });
+    const overlay = make("div", { class: "r-curves" });
     const saves = [make("a", { text: "CSV", download: "runs.csv", href: `/api/runs/compare.csv?${asked}` }), make("a", { text: "JSON", download: "runs.json", href: `/api/runs/compare?${asked}` })];
     compared.replaceChildren(make("div", { class: "r-bar" }, make("h2", { text: `${ids.length} runs beside each other` }), make("span", {}, "Save as ", saves[0], " or ", saves[1]), make("button", { text: "Close", "data-close": true })),
       make("table", {}, make("thead", {}, make("tr", {}, make("th"), ...found.runs.map((text) => make("th", { text })))),
