@@ -50,7 +50,7 @@ class Action(Body):
     """`text`: of a note or tag, or the reason of a promotion; `values`: changes for a clone."""
 
     text: Annotated[str, Field(max_length=4000)] = ""
-    values: dict[str, Any] = {}
+    values: Annotated[dict[str, Any], Field(default_factory=dict)]
 
 
 class Fresh:

@@ -29,7 +29,7 @@ class Start(Body):
     """A run to be started. `values`: the form of the stage and its base; `source`: the run whose output is read."""
 
     stage: Stage
-    values: dict[str, Any] = {}
+    values: Annotated[dict[str, Any], Field(default_factory=dict)]
     source: RunId | None = None
     nproc: Annotated[int, Field(ge=1, le=64)] = 1
     fsdp: bool = False

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from alignment.feedback import blind
 from alignment.feedback.store import Store
+from ui.api_models import Body
 from ui.callers import CSRF, Caller
 
 
