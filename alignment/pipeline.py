@@ -171,11 +171,6 @@ class Job:
         last = self.file("policy") or self._latest("ppo", ".", "concord train ppo")
         return best_policy(last) if best else last
 
-    def latest_metrics(self, stage: str) -> dict[str, Any]:
-        """The figures of the workspace's latest finished run of a stage, or nothing."""
-        run = run_queue.latest_run(self.workspace.store, stage) if self.workspace else None
-        return run.metrics if run else {}
-
     def _store(self, option: str) -> Any:
         if self.workspace is None:
             raise InputError(
@@ -366,29 +361,23 @@ def train_reward(job: Job) -> dict[str, Any]:
     train, held_out = split_by_prompt(pairs, config.held_out_fraction, config.seed)
     base = job.base_model()
     tokenizer = load_tokenizer(base)
-    agreed = _consensus_of_pairs(job)
+    agreed = None
+    if job.workspace is not None:
+        agreed = runs.run_in(job.workspace.store, "consensus", job.pairs_file().parent)
     summary = agreed.metrics if agreed else {}
     with job.run("reward", config, {"model": base, "pairs": len(pairs)}) as run:
         known: dict[str, Any] = {
-            "evidence": _labeler_evidence(job, {pair.prompt_id for pair in held_out}),
+            "evidence": _labeler_evidence(job, agreed, {pair.prompt_id for pair in held_out}),
             "tasks": _task_texts(job),
             "resume": job.resume,
+            "base_precision": job.config.base_precision,
         }
         if launch is None:
             figures = reward.train_reward(
-                base,
-                tokenizer,
-                train,
-                held_out,
-                config,
-                run.folder,
-                job.progress,
-                base_precision=job.config.base_precision,
-                **known,
+                base, tokenizer, train, held_out, config, run.folder, job.progress, **known
             ).to_json()
         else:
             spec = launcher.reward_spec(base, train, held_out, config, **known)
-            spec["base_precision"] = job.config.base_precision
             figures = launcher.train(spec, run.folder, launch, job.progress)
         run.metrics = {
             **figures,
@@ -398,18 +387,10 @@ def train_reward(job: Job) -> dict[str, Any]:
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}
 
 
-def _consensus_of_pairs(job: Job) -> Any:
-    """The workspace's consensus run from which the pairs come; None where they come from elsewhere."""
-    if job.workspace is None:
-        return None
-    there = job.pairs_file().resolve().parent
-    known = runs.runs(job.workspace.store, "consensus")
-    return next((run for run in known if run.folder and Path(run.folder).resolve() == there), None)
-
-
-def _labeler_evidence(job: Job, prompt_ids: set[str]) -> LabelerEvidence | None:
-    """What the labelers did on these prompts, where the pairs come from the workspace's consensus."""
-    run = _consensus_of_pairs(job)
+def _labeler_evidence(
+    job: Job, run: runs.Run | None, prompt_ids: set[str]
+) -> LabelerEvidence | None:
+    """What the labelers did on these prompts, where the pairs come from `run`, a consensus of the workspace."""
     if run is None or run.folder is None:
         return None
     folder = Path(run.folder)
@@ -437,13 +418,13 @@ def train_ppo(job: Job) -> dict[str, Any]:
     from alignment.models.loading import load_tokenizer
     from alignment.training import ppo
 
-    if job.config.ppo.uses_reward_model:
-        job = job.settled("reward_model", job.reward_model())
+    reward_model = job.reward_model() if job.config.ppo.uses_reward_model else None
+    if reward_model is not None:
+        job = job.settled("reward_model", reward_model)
     config, launch = job.config.ppo, launcher.launch_of(**job.launch)
     everyone = _ppo_prompts(job)
     prompts = [p for p in everyone if p.split == "train"]
     held_out = [p for p in everyone if p.split == "held-out"]
-    reward_model = job.reward_model() if config.uses_reward_model else None
     base = job.base_model()
     if config.reward_threshold is not None and not held_out:
         raise InputError(
@@ -473,9 +454,15 @@ def train_ppo(job: Job) -> dict[str, Any]:
             ).to_json()
         else:
             spec = launcher.ppo_spec(
-                base, reward_model, prompts, held_out, config, launch, job.resume
+                base,
+                reward_model,
+                prompts,
+                held_out,
+                config,
+                launch,
+                resume=job.resume,
+                base_precision=job.config.base_precision,
             )
-            spec["base_precision"] = job.config.base_precision
             run.metrics = launcher.train(spec, run.folder, launch, progress)
         write_card(job.workspace.store if job.workspace else None, run.folder, base)
     return {"run_id": run.run_id, "folder": str(run.folder), **run.metrics}

@@ -69,18 +69,23 @@ def stage_setting(stage: str, config: Config, options: PlanOptions, accelerator:
     rank = options.lora_rank or section.lora_rank
     full = options.full if stage == "sft" else stage == "reward" and config.reward.full_finetuning
     batch = options.batch_size or section.per_device_train_batch_size
+    # `ppo.batch_size` counts the episodes of all devices, a `Setting` those of one.
+    rollout = max(options.rollout or config.ppo.batch_size // options.devices, batch)
+    precision = options.precision or config.base_precision
+    if stage == "reward" and full and precision in ("fp16", "bf16"):
+        precision = "fp32"  # what is trained is held in float32
     checkpointing = options.activation_checkpointing
     if checkpointing is None:
         checkpointing = getattr(section, "gradient_checkpointing", False)
     return Setting(
         stage=stage,  # pyright: ignore[reportArgumentType]
-        precision=options.precision or config.base_precision,  # pyright: ignore[reportArgumentType]
+        precision=precision,  # pyright: ignore[reportArgumentType]
         lora_rank=None if full else rank,
         batch_size=batch,
         prompt_length=options.prompt_length,
         completion_length=options.completion_length or config.ppo.response_length,
-        rollout=max(options.rollout or config.ppo.batch_size, batch),
-        accumulation=_accumulation(stage, config, options, batch),
+        rollout=rollout,
+        accumulation=_accumulation(stage, config, rollout, batch),
         devices=options.devices,
         sharding="fsdp" if options.fsdp else "ddp",
         activation_checkpointing=checkpointing,
@@ -98,10 +103,9 @@ def _hashable(names: str | list[Any]) -> Any:
     return names if isinstance(names, str) else tuple(names)
 
 
-def _accumulation(stage: str, config: Config, options: PlanOptions, batch: int) -> int:
+def _accumulation(stage: str, config: Config, rollout: int, batch: int) -> int:
     """Passes before each update."""
     if stage == "ppo":
-        rollout = options.rollout or config.ppo.batch_size
         return max(1, rollout // (batch * config.ppo.num_mini_batches))
     return config.reward.gradient_accumulation_steps if stage == "reward" else 1
 

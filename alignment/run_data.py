@@ -98,9 +98,7 @@ def _consensus_behind(workspace: Workspace, stage: str, source: str | None) -> R
     pairs = None if request is None else request.files.get("pairs")
     if pairs is None:
         return None
-    there = Path(pairs).resolve().parent
-    known = runs.runs(workspace.store, "consensus")
-    return next((one for one in known if one.folder and Path(one.folder).resolve() == there), None)
+    return runs.run_in(workspace.store, "consensus", Path(pairs).parent)
 
 
 def longest_texts(workspace: Workspace, stage: str, files: dict[str, str]) -> dict[str, Any]:

@@ -44,7 +44,6 @@ def plan_run(
         batch_size=_batch_size(config, stage, prompt + completion),
         prompt_length=prompt,
         completion_length=completion,
-        rollout=max(1, config.ppo.batch_size // devices),
         devices=devices,
         fsdp=fsdp,
     )

@@ -271,7 +271,7 @@ def test_options_come_from_the_configuration_and_the_command_line_wins():
     config = load_config(None, ["base_precision=bf16", "ppo.lora_rank=4", "ppo.batch_size=32"])
     stage = plan(config, PlanOptions(model="1B", machine="h100", devices=2, fsdp=True))["stages"]
     assert stage["ppo"]["setting"]["lora_rank"] == 4
-    assert stage["ppo"]["setting"]["rollout"] == 32
+    assert stage["ppo"]["setting"]["rollout"] == 16, "half of the episodes on each"
     assert stage["sft"]["setting"]["precision"] == "bf16"
     assert stage["sft"]["setting"]["sharding"] == "fsdp"
     other = plan(config, PlanOptions(model="1B", machine="h100", lora_rank=64, full=True))

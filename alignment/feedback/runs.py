@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from alignment.errors import InputError, StoreError
@@ -70,6 +71,13 @@ def run(store: Store, run_id: str) -> Run:
             f"There is no run {run_id!r}. `concord runs list` shows the runs there are."
         )
     return _run(rows[0])
+
+
+def run_in(store: Store, stage: str, folder: Path) -> Run | None:
+    """The run of that stage whose files lie in `folder`, or None."""
+    there = folder.resolve()
+    known = runs(store, stage)
+    return next((one for one in known if one.folder and Path(one.folder).resolve() == there), None)
 
 
 def _run(row: dict[str, Any]) -> Run:

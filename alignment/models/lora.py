@@ -24,8 +24,8 @@ def decoder_layers(model: Any) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == count:
             return module
     raise ModelError(
-        f"{type(model).__name__} has no list of {count} decoder layers, so adapters cannot be put on some of them. "
-        "Set lora_layers to all."
+        f"{type(model).__name__} has no list of {count} decoder layers, so its layers can be neither planned nor given "
+        "adapters singly. Set lora_layers to all."
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 
 import psutil
 import torch
@@ -78,21 +79,19 @@ def this_machine() -> Machine:
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         name, memory = properties.name, properties.total_memory
-        return Machine(
-            name, memory, True, _measured_flops(device), _bandwidth(device), _RESERVED_ACCELERATOR
-        )
+        return Machine(name, memory, True, *_speed(device), _RESERVED_ACCELERATOR)
     free = psutil.virtual_memory().available
     name = "this machine's processor" if device.type == "cpu" else f"this machine ({device.type})"
     return Machine(
         name,
         free,
         device.type != "cpu",
-        _measured_flops(device),
-        _bandwidth(device),
+        *_speed(device),
         _RESERVED_PROCESSOR,
     )
 
 
+@lru_cache(maxsize=1)
 def _measured_flops(device: torch.device) -> float:
     """The rate of one large matrix product, the best of three."""
     size, dtype = (1024, torch.float32) if device.type == "cpu" else (8192, torch.bfloat16)
@@ -100,6 +99,7 @@ def _measured_flops(device: torch.device) -> float:
     return 2 * size**3 / _best_seconds(lambda: left @ left, device)
 
 
+@lru_cache(maxsize=1)
 def _bandwidth(device: torch.device) -> float:
     """Bytes per second of a sum over a large array, the best of three."""
     array = torch.ones(2**25 if device.type == "cpu" else 2**28, device=device)
@@ -115,3 +115,11 @@ def _best_seconds(run: object, device: torch.device) -> float:
             torch.accelerator.synchronize()
         best = min(best, time.perf_counter() - started)
     return best
+
+
+def _speed(device: torch.device) -> tuple[float, float]:
+    """Operations and bytes per second, measured once; what the measurement took is given back to the device."""
+    speed = _measured_flops(device), _bandwidth(device)
+    if device.type != "cpu":
+        torch.accelerator.empty_cache()
+    return speed

@@ -6,14 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from alignment.errors import ModelError
 from alignment.files import read_json
 from alignment.models.loading import load_causal_lm, load_tokenizer
+from alignment.models.quantization import DTYPES
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def adapter_base(policy: Path) -> str:
@@ -49,7 +47,7 @@ def save_merged(base: str | Path, policy: Path, out: Path, precision: str = "fp3
     Raises `ModelError` where base and adapter do not belong together.
     """
     merged = merge(load_causal_lm(base), policy)
-    merged.to(_DTYPES[precision]).save_pretrained(str(out))
+    merged.to(DTYPES[precision]).save_pretrained(str(out))
     load_tokenizer(policy).save_pretrained(str(out))
 
 

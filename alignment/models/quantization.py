@@ -15,7 +15,7 @@ from alignment.errors import ModelError
 from alignment.models.distributed import is_sharded
 
 QUANTISED = ("int8", "int4")
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def training_dtypes(precision: str, accelerator: bool) -> tuple[torch.dtype, torch.dtype | None]:
@@ -26,16 +26,13 @@ def training_dtypes(precision: str, accelerator: bool) -> tuple[torch.dtype, tor
     autocast = None
     if accelerator:
         autocast = torch.float16 if precision == "fp16" else torch.bfloat16
-    return _DTYPES.get(precision, autocast or torch.float32), autocast
+    return DTYPES.get(precision, autocast or torch.float32), autocast
 
 
 def mixed_precision(precision: str) -> dict[str, Any]:
     """The arguments `bf16` and `fp16` of a transformers trainer on this machine."""
-    accelerator = torch.cuda.is_available()
-    return {
-        "bf16": accelerator and precision != "fp16",
-        "fp16": accelerator and precision == "fp16",
-    }
+    _, autocast = training_dtypes(precision, torch.cuda.is_available())
+    return {"bf16": autocast is torch.bfloat16, "fp16": autocast is torch.float16}
 
 
 def load_options(precision: str) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from transformers.pytorch_utils import Conv1D
 
 from alignment.errors import ModelError, nearest
 from alignment.models.demo_model import DemoRecipe
+from alignment.models.loading import context_window
+from alignment.models.lora import decoder_layers
 
 # Published shapes of Llama models (their config.json): hidden, intermediate, layers, heads, key-value heads, head size,
 # vocabulary, whether the head is the embedding.
@@ -131,7 +133,7 @@ def model_shape(name: str | Path) -> ModelShape:
         key_value_size=2 * key_value_heads * head_size,
         attention_size=heads * head_size,
         widest=max(rows),
-        max_length=getattr(text, "max_position_embeddings", None),
+        max_length=context_window(config),
     )
 
 
@@ -145,14 +147,3 @@ def on_meta(config: Any, **options: Any) -> Any:
             f"The architecture {config.model_type!r} is not a causal language model that transformers knows. Give the "
             "configuration of a decoder such as Llama, Qwen, Gemma, GPT-2 or OPT."
         ) from error
-
-
-def decoder_layers(model: Any) -> nn.ModuleList:
-    """The list of decoder layers: the longest list of modules in the backbone."""
-    lists = [m for m in model.base_model.modules() if isinstance(m, nn.ModuleList) and len(m)]
-    if not lists:
-        raise ModelError(
-            f"The architecture {model.config.model_type!r} has no list of decoder layers, so its memory cannot be "
-            "planned."
-        )
-    return max(lists, key=len)

@@ -13,8 +13,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+
 from alignment.errors import TrainingError
 from alignment.files import read_json, write_json
+from alignment.models.distributed import is_main
 
 COMPLETE, DATA_FILE = "complete", "data.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -47,13 +50,25 @@ def remove_incomplete(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def keep_origin(folder: Path, content: Any) -> None:
-    """Write down what the checkpoints that will lie in `folder` stand for: data and options, as anything JSON holds."""
-    write_json(folder / DATA_FILE, _digest(content))
+def begin(folder: Path, content: Any, resume: bool) -> Path | None:
+    """The checkpoint in `folder` to go on from, or None for a fresh start; the folder is tidied accordingly.
+
+    `content`: data and options, as anything JSON holds. Call it once the trainer is there, which introduces the
+    processes to each other. Raises `TrainingError` where the checkpoints are of other data or options.
+    """
+    with PartialState().main_process_first():  # the others find the folder tidied
+        checkpoint = latest_checkpoint(folder) if resume else None
+        if checkpoint is not None:
+            _check_origin(folder, content)
+        if is_main() and checkpoint is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            write_json(folder / DATA_FILE, _digest(content))
+        elif is_main():
+            remove_incomplete(folder)
+    return checkpoint
 
 
-def check_origin(folder: Path, content: Any) -> None:
-    """`TrainingError` where the checkpoints in `folder` are of other data or options than `content`."""
+def _check_origin(folder: Path, content: Any) -> None:
     if not (folder / DATA_FILE).is_file() or read_json(folder / DATA_FILE) != _digest(content):
         raise TrainingError(
             f"The checkpoints in {folder} belong to other data or options than those given now, so going on would mix "

@@ -113,6 +113,7 @@ def ppo_spec(
     config: PPOTrainingConfig,
     launch: Launch,
     resume: bool = False,
+    base_precision: str = "fp32",
 ) -> dict[str, Any]:
     """What the workers of a PPO run need to know. Raises `InputError` where a rollout cannot be dealt out evenly."""
     check_rollout(config, launch.processes)
@@ -124,6 +125,7 @@ def ppo_spec(
         "held_out": [prompt.to_json() for prompt in held_out],
         "config": config.model_dump(mode="json"),
         "resume": resume,
+        "base_precision": base_precision,
     }
 
 
@@ -135,6 +137,7 @@ def reward_spec(
     evidence: LabelerEvidence | None = None,
     tasks: Mapping[str, tuple[PromptText, Sequence[str]]] | None = None,
     resume: bool = False,
+    base_precision: str = "fp32",
 ) -> dict[str, Any]:
     """What the workers of a reward run need to know, as for `reward.train_reward`."""
     return {
@@ -146,6 +149,7 @@ def reward_spec(
         "evidence": evidence.to_json() if evidence else None,
         "tasks": dict(tasks or {}),
         "resume": resume,
+        "base_precision": base_precision,
     }
 
 
@@ -334,7 +338,10 @@ def _failure(inside: Path, code: int, launch: Launch) -> Exception:
             f"The launcher ended with code {code} before a process of its own did. The end of its log, {outer}:\n"
             f"{log_tail(outer)}"
         )
-    rank, exit_code = (int(part) for part in found[-1])
+    ended = [(int(rank), int(code)) for rank, code in found]
+    # One that a signal ended is the cause; the others lose its connection, and may be seen first.
+    killed = [one for one in ended if one[1] < 0 and one[1] != -signal.SIGTERM]
+    rank, exit_code = (killed or ended)[-1]
     log = log_file(inside, rank) if log_file(inside, rank).exists() else outer
     return TrainingError(
         f"Process {rank} of {launch.processes} {_ending(exit_code)}, so the others were ended and the run was marked "

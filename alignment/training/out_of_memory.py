@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from alignment.errors import TrainingError
+from alignment.errors import ConcordError, TrainingError
 
 # What the allocators of accelerators, of torch and of the system say.
 _TOLD = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
@@ -18,13 +18,13 @@ def memory_errors(advice: Sequence[str]) -> Iterator[None]:
         yield
     except Exception as error:
         told = str(error).lower()
-        if isinstance(error, TrainingError) or not (
+        if isinstance(error, ConcordError) or not (
             isinstance(error, MemoryError) or any(part in told for part in _TOLD)
         ):
             raise
         raise TrainingError(
-            f"The memory of this machine does not suffice. Set {'; or '.join(advice)}. Checkpoints made so far are "
-            "kept. `concord plan` says beforehand what fits."
+            f"The memory of this machine does not suffice. Start a new run with {'; or '.join(advice)}: a checkpoint "
+            "goes on only with the options it was made with. `concord plan` says beforehand what fits."
         ) from error
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 from trl.trainer.grpo_config import GRPOConfig
@@ -18,12 +17,13 @@ from alignment.config import PPOTrainingConfig
 from alignment.errors import ConfigError, InputError
 from alignment.evaluation.toxicity import load_scorer
 from alignment.files import disk_errors, read_json
-from alignment.models.distributed import is_main, world_size
+from alignment.models.distributed import world_size
 from alignment.models.loading import (
     check_prompt_lengths,
     context_window,
     encode_prompt,
     load_causal_lm,
+    load_tokenizer,
     turn_off_dropout,
 )
 from alignment.models.lora import lora_config
@@ -32,12 +32,7 @@ from alignment.models.trunk import Trunk
 from alignment.progress import Progress, silent
 from alignment.records import Prompt
 from alignment.training.callbacks import without_printing
-from alignment.training.checkpoints import (
-    check_origin,
-    keep_origin,
-    latest_checkpoint,
-    remove_incomplete,
-)
+from alignment.training.checkpoints import begin
 from alignment.training.out_of_memory import memory_errors, smaller_base
 from alignment.training.ppo_reward import load_rewards
 from alignment.training.ppo_state import STATE_FILE
@@ -76,21 +71,53 @@ def train_ppo(
     with disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
     _check_reporters(config)
+    _check_precision(config, base_precision)
     _check_prompt_count(prompts, config)
     set_seed(config.seed)
     with memory_errors(_memory_advice(config, base_precision)):
-        return _trained(
-            base,
-            tokenizer,
-            reward_folder,
-            prompts,
-            held_out,
-            config,
-            out,
-            progress,
-            resume=resume,
-            base_precision=base_precision,
+        trunk = _trunk(base, tokenizer, reward_folder, config, base_precision)
+        everyone = [*prompts, *held_out]
+        lengths = [encode_prompt(tokenizer, prompt.prompt) for prompt in everyone]
+        window = context_window(trunk.base.config)
+        check_prompt_lengths(
+            lengths, config.response_length, window, [p.prompt_id for p in everyone]
         )
+        rewards = load_rewards(config.rewards, trunk)
+        judge = load_scorer(config.judge, config.judge_label) if config.judge and held_out else None
+        watch = Watch(trunk, tokenizer, rewards, judge, held_out, config, out, progress)
+        order = prompt_order(len(prompts), config)
+        trainer = PPOTrainer(
+            trunk,
+            config,
+            rewards,
+            args=_arguments(config, out / CHECKPOINTS_FOLDER, base_precision),
+            train_dataset=Dataset.from_list([{"prompt": p.prompt} for p in prompts]).select(order),
+            processing_class=tokenizer,
+            callbacks=[watch],
+        )
+        keep_trained_in_float32(trunk.model)
+        own_units(trainer, "ScalarHead")
+        watch.attach(trainer)
+        if trainer.not_shared:
+            progress(
+                "PPO", 0, config.max_iterations, f"no shared lower trunk: {trainer.not_shared}"
+            )
+        rows = [[prompt.to_json() for prompt in split] for split in (prompts, held_out)]
+        learned_by = config.model_dump(
+            mode="json", exclude={"max_iterations"}
+        )  # the end may be moved
+        origin = [rows, learned_by, trunk.frozen_checksum()]
+        checkpoint = _begin(out, watch, config, origin, resume)
+        without_printing(trainer).train(resume_from_checkpoint=checkpoint)
+        result = watch.result(trainer.not_shared or "shared")
+        about = {
+            "base_model": str(base),
+            "reward_model": str(reward_folder) if reward_folder else None,
+        }
+        save_policy(
+            trunk, tokenizer, out, {**result.to_json(), **about, "config": config.model_dump()}
+        )
+        return result
 
 
 def _memory_advice(config: PPOTrainingConfig, base_precision: str) -> list[str]:
@@ -105,53 +132,6 @@ def _memory_advice(config: PPOTrainingConfig, base_precision: str) -> list[str]:
         advice.append("ppo.critic=head (one pass and one adapter less)")
     advice.append(f"a lower ppo.response_length (now {config.response_length})")
     return [*advice, *smaller_base(base_precision)]
-
-
-def _trained(
-    base: str | Path,
-    tokenizer: PreTrainedTokenizerBase,
-    reward_folder: Path | None,
-    prompts: Sequence[Prompt],
-    held_out: Sequence[Prompt],
-    config: PPOTrainingConfig,
-    out: Path,
-    progress: Progress,
-    *,
-    resume: bool,
-    base_precision: str,
-) -> PPOResult:
-    trunk = _trunk(base, tokenizer, reward_folder, config, base_precision)
-    everyone = [*prompts, *held_out]
-    lengths = [encode_prompt(tokenizer, prompt.prompt) for prompt in everyone]
-    window = context_window(trunk.base.config)
-    check_prompt_lengths(lengths, config.response_length, window, [p.prompt_id for p in everyone])
-    rewards = load_rewards(config.rewards, trunk)
-    judge = load_scorer(config.judge, config.judge_label) if config.judge and held_out else None
-    watch = Watch(trunk, tokenizer, rewards, judge, held_out, config, out, progress)
-    order = prompt_order(len(prompts), config)
-    trainer = PPOTrainer(
-        trunk,
-        config,
-        rewards,
-        args=_arguments(config, out / CHECKPOINTS_FOLDER, base_precision),
-        train_dataset=Dataset.from_list([{"prompt": p.prompt} for p in prompts]).select(order),
-        processing_class=tokenizer,
-        callbacks=[watch],
-    )
-    keep_trained_in_float32(trunk.model)
-    own_units(trainer, "ScalarHead")
-    watch.attach(trainer)
-    if trainer.not_shared:
-        progress("PPO", 0, config.max_iterations, f"no shared lower trunk: {trainer.not_shared}")
-    rows = [[prompt.to_json() for prompt in split] for split in (prompts, held_out)]
-    learned_by = config.model_dump(mode="json", exclude={"max_iterations"})  # the end may be moved
-    origin = [rows, learned_by, trunk.frozen_checksum()]
-    checkpoint = _begin(out, watch, config, origin, resume)
-    without_printing(trainer).train(resume_from_checkpoint=checkpoint)
-    result = watch.result(trainer.not_shared or "shared")
-    about = {"base_model": str(base), "reward_model": str(reward_folder) if reward_folder else None}
-    save_policy(trunk, tokenizer, out, {**result.to_json(), **about, "config": config.model_dump()})
-    return result
 
 
 def _trunk(
@@ -200,8 +180,6 @@ def _check_same_tokenizer(tokenizer: PreTrainedTokenizerBase, reward_folder: Pat
     """A reward model that was trained with another tokenizer would read other words than the policy writes."""
     if not (reward_folder / "tokenizer_config.json").is_file():
         return
-    from alignment.models.loading import load_tokenizer
-
     other = load_tokenizer(reward_folder)
     if other.get_vocab() != tokenizer.get_vocab():
         raise InputError(
@@ -229,6 +207,14 @@ def _check_reporters(config: PPOTrainingConfig) -> None:
             )
 
 
+def _check_precision(config: PPOTrainingConfig, base_precision: str) -> None:
+    if config.max_kl_update is not None and mixed_precision(base_precision)["fp16"]:
+        raise ConfigError(
+            "ppo.max_kl_update skips updates, which the loss scaling of float16 does not allow. Set base_precision to "
+            "bf16 or fp32, or leave ppo.max_kl_update out."
+        )
+
+
 def prompt_order(count: int, config: PPOTrainingConfig) -> list[int]:
     """Which prompts each rollout takes, all drawn before training, so that a resumed run takes the same.
 
@@ -250,17 +236,7 @@ def _begin(
 
     `origin`: prompts, options and frozen weights, which must be those that the checkpoint was made with.
     """
-    folder = out / CHECKPOINTS_FOLDER
-    with PartialState().main_process_first():  # the other processes find the folder tidied
-        checkpoint = latest_checkpoint(folder) if resume else None
-        if checkpoint is not None:
-            check_origin(folder, origin)
-        if is_main():
-            remove_incomplete(folder)
-            if checkpoint is None:
-                keep_origin(folder, origin)
-    if not resume:
-        return None
+    checkpoint = begin(out / CHECKPOINTS_FOLDER, origin, resume)
     done, state = 0, {"history": [], "warnings": [], "best_iteration": None}
     if checkpoint is not None:
         step = int(checkpoint.name.rsplit("-", 1)[-1])

@@ -481,22 +481,23 @@ def score_sequences(
     trunk: Trunk, sequences: Sequence[torch.Tensor], batch_size: int
 ) -> torch.Tensor:
     """Raw reward-model scores [n] of whole sequences (prompt and completion ids)."""
-    return _in_batches(trunk, trunk.scores, sequences, batch_size)
+    return _in_batches(trunk, lambda *rows: (trunk.scores(*rows),), sequences, batch_size)[0]
 
 
-def score_deviations(
+def scores_and_deviations(
     trunk: Trunk, sequences: Sequence[torch.Tensor], batch_size: int
-) -> torch.Tensor:
-    """Standard deviation [n] of those scores over the reward model's heads."""
-    return _in_batches(trunk, trunk.score_deviation, sequences, batch_size)
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`score_sequences`, and the standard deviation [n] of those scores over the reward model's heads."""
+    scores, deviations = _in_batches(trunk, trunk.scores_and_deviation, sequences, batch_size)
+    return scores, deviations
 
 
 def _in_batches(
     trunk: Trunk,
-    measure: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    measure: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, ...]],
     sequences: Sequence[torch.Tensor],
     batch_size: int,
-) -> torch.Tensor:
+) -> list[torch.Tensor]:
     device = next(trunk.model.parameters()).device
     found = []
     for start in range(0, len(sequences), batch_size):
@@ -506,4 +507,4 @@ def _in_batches(
             device
         )
         found.append(measure(ids, mask))
-    return torch.cat(found).cpu()
+    return [torch.cat(part).cpu() for part in zip(*found, strict=True)]

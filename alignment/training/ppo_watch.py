@@ -33,7 +33,7 @@ from alignment.training.callbacks import append_jsonl, finite
 from alignment.training.ppo_alarm import HeldOut, over_optimised
 from alignment.training.ppo_reward import RewardMix
 from alignment.training.ppo_stops import BY_HAND, STOP_FILE, stop_reason
-from alignment.training.ppo_trainer import PPOTrainer, score_deviations, score_sequences
+from alignment.training.ppo_trainer import PPOTrainer, score_sequences, scores_and_deviations
 
 METRICS_FILE, SAMPLES_FILE, WARNINGS_FILE = "metrics.jsonl", "samples.jsonl", "warnings.jsonl"
 BEST_FOLDER = "best"
@@ -254,32 +254,30 @@ class Watch(TrainerCallback):
             drawn = sample_completions(model, self.tokenizer, self.held_out, generation, 1)
         completions = [group[0] for group in drawn]
         prompts = [encode_prompt(self.tokenizer, prompt.prompt) for prompt in self.held_out]
-        reward = self._rewards(prompts, completions)
-        deviation = self._deviation(prompts, completions)
+        reward, deviation = self._rewards(prompts, completions)
         cost = self._cost(prompts, completions)
         model.train(was_training)
         texts = [completion.text for completion in completions]
         toxicity = None if self.judge is None else self.judge(texts).tolist()
         return HeldOut(iteration, reward, cost, toxicity, deviation)
 
-    def _deviation(
+    def _rewards(
         self, prompts: list[list[int]], completions: list[Generated]
-    ) -> list[float] | None:
-        if self.rewards.own is None or self.trunk.sd_quantiles is None:
-            return None
-        size = self.config.per_device_train_batch_size
-        rows = [torch.tensor([*p, *c.ids]) for p, c in zip(prompts, completions, strict=True)]
-        return score_deviations(self.trunk, rows, size).tolist()
-
-    def _rewards(self, prompts: list[list[int]], completions: list[Generated]) -> list[float]:
-        config, size = self.config, self.config.per_device_train_batch_size
+    ) -> tuple[list[float], list[float] | None]:
+        """Each completion's reward, and how unsure the reward model's heads are of theirs, where they can say."""
+        config, size, deviation = self.config, self.config.per_device_train_batch_size, None
         texts = [completion.text for completion in completions]
         raw = self.rewards.from_texts([prompt.prompt for prompt in self.held_out], texts)
         if self.rewards.own is not None:
             sequences = [
                 torch.tensor([*p, *c.ids]) for p, c in zip(prompts, completions, strict=True)
             ]
-            raw[:, self.rewards.own] = score_sequences(self.trunk, sequences, size)
+            if self.trunk.sd_quantiles is None:
+                own = score_sequences(self.trunk, sequences, size)
+            else:
+                own, unsure = scores_and_deviations(self.trunk, sequences, size)
+                deviation = unsure.tolist()
+            raw[:, self.rewards.own] = own
         finished = torch.tensor([completion.finished for completion in completions])
         lengths = torch.tensor([len(completion.ids) for completion in completions])
         scores = ppo_math.shaped_scores(
@@ -290,7 +288,7 @@ class Watch(TrainerCallback):
             config.missing_eos_penalty,
             config.length_penalty,
         )
-        return scores.tolist()
+        return scores.tolist(), deviation
 
     def _cost(self, prompts: list[list[int]], completions: list[Generated]) -> list[float]:
         """Nats per token of each completion under the base; 0 for an empty one."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -33,13 +32,8 @@ from alignment.models.quantization import load_options
 from alignment.models.reward_heads import EnsembleHead
 from alignment.progress import Progress
 from alignment.training.callbacks import ReportProgress, WriteMetrics, without_printing
-from alignment.training.checkpoints import (
-    check_origin,
-    keep_origin,
-    latest_checkpoint,
-    mark_complete,
-    remove_incomplete,
-)
+from alignment.training.checkpoints import begin as begin_checkpoints
+from alignment.training.checkpoints import mark_complete
 from alignment.training.out_of_memory import smaller_base
 from alignment.training.reward_groups import PromptGroup, batch_row, batches_of
 from alignment.training.reward_loss import bootstrap_counts
@@ -135,27 +129,15 @@ def begin(
     Call it once the trainer is there, which introduces the processes to each other. Raises `TrainingError` where the
     checkpoints are of other data or options.
     """
-    folder, metrics = out / CHECKPOINTS_FOLDER, out / "metrics.jsonl"
     content = [rows, config.model_dump(mode="json"), base_print]
-    with PartialState().main_process_first():  # the others find the folder tidied
-        checkpoint = latest_checkpoint(folder) if resume else None
-        if checkpoint is not None:
-            check_origin(folder, content)
-        if is_main():
-            (out / STOP_FILE).unlink(missing_ok=True)
-            _tidy(folder, metrics, checkpoint, content)
+    checkpoint = begin_checkpoints(out / CHECKPOINTS_FOLDER, content, resume)
+    if is_main():
+        (out / STOP_FILE).unlink(missing_ok=True)
+        if checkpoint is None:
+            (out / "metrics.jsonl").unlink(missing_ok=True)
+        else:
+            _keep_until(out / "metrics.jsonl", int(checkpoint.name.rpartition("-")[2]))
     return checkpoint
-
-
-def _tidy(folder: Path, metrics: Path, checkpoint: Path | None, content: Any) -> None:
-    """Leave what `checkpoint` stands for, or nothing of an earlier training."""
-    if checkpoint is None:
-        shutil.rmtree(folder, ignore_errors=True)
-        metrics.unlink(missing_ok=True)
-        keep_origin(folder, content)
-    else:
-        remove_incomplete(folder)
-        _keep_until(metrics, int(checkpoint.name.rpartition("-")[2]))
 
 
 def _keep_until(metrics: Path, step: int) -> None:
@@ -276,4 +258,4 @@ def memory_advice(config: RewardTrainingConfig, base_precision: str = "fp32") ->
     if config.full_finetuning:
         advice.append("reward.full_finetuning=false (an adapter)")
     advice.append(f"a lower reward.max_length (now {config.max_length})")
-    return [*advice, *smaller_base(base_precision)]
+    return advice if config.full_finetuning else [*advice, *smaller_base(base_precision)]

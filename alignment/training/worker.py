@@ -42,7 +42,7 @@ def run(spec: dict[str, Any], out: Path, progress: Any) -> dict[str, Any]:
     from alignment.records import LabelerEvidence, PreferencePair, Prompt
 
     base, tokenizer = spec["base"], load_tokenizer(spec["base"])
-    precision = spec.get("base_precision", "fp32")
+    precision = spec["base_precision"]
     if spec["stage"] == "ppo":
         from alignment.training.ppo import train_ppo
 
