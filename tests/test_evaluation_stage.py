@@ -14,6 +14,7 @@ from alignment import cli
 from alignment.config import load_config
 from alignment.evaluation import paired
 from alignment.evaluation.evaluation import read_evaluation
+from alignment.evaluation.reward_evidence import evidence_behind
 from alignment.evaluation.trained_by import is_trainer, training_scorers
 from alignment.feedback.runs import Run, save_run
 from alignment.files import read_json, write_json
@@ -298,6 +299,25 @@ def test_what_trained_a_policy_is_read_from_its_folder(tmp_path):
     assert training_scorers(policy) == {"org/judge"}
     (policy / "policy.json").write_text("{")
     assert training_scorers(policy) == set()
+
+
+def test_what_trained_a_policy_is_known_of_its_best_one_and_its_checkpoints(tmp_path, monkeypatch):
+    """Only the run's own folder records it; without it the trainer would count as an independent judge."""
+    run = tmp_path / "ppo-1"
+    places = [run, run / "best", run / "checkpoints" / "checkpoint-50"]
+    for place in places:
+        place.mkdir(parents=True)
+    write_json(run / "best" / "policy.json", {"reward": 1.5, "kl": 2.0, "iteration": 3})
+    config = {"rewards": [{"kind": "scorer", "name": "org/judge"}]}
+    started = {"stage": "ppo", "inputs": {"reward_model": None}, "config": config}
+    write_json(run / "run.json", started)
+    assert [training_scorers(place) for place in places] == [{"org/judge"}] * 3, "not finished"
+    config = {"rewards": [{"kind": "scorer", "name": "org/other"}]}
+    write_json(run / "policy.json", {"reward_model": None, "config": config})
+    assert [training_scorers(place) for place in places] == [{"org/other"}] * 3
+    monkeypatch.chdir(run)
+    assert training_scorers(Path("org/model")) == set(), "a hub id is no folder below this one"
+    assert evidence_behind(Path("org/model")) is None
 
 
 def test_checkpoints_of_ppo_are_compared(capsys, here, llama_folder, adapter):

@@ -8,11 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from alignment.evaluation.trained_by import POLICY_FILE, REWARD_FILE, record_of
+from alignment.evaluation.trained_by import REWARD_FILE, policy_record
 from alignment.files import read_json
 
 EVIDENCE_FILE, TRUST_FILE = "reward_model.json", "trust.json"
-_UP = 3  # folders between a checkpoint, or the best policy, and its run
 
 
 def evidence_behind(policy: Path) -> dict[str, Any] | None:
@@ -21,7 +20,7 @@ def evidence_behind(policy: Path) -> dict[str, Any] | None:
     `models`: `name`, `trust` (of `trust.json`) and `result` (of `reward.json`) of each reward model. `notes`: sentences
     on what else rewarded it, and on what is not known.
     """
-    record = _record(policy)
+    record = policy_record(policy)
     if record is None:
         return None
     own = record.get("reward_model")
@@ -49,11 +48,5 @@ def evidence_behind(policy: Path) -> dict[str, Any] | None:
 
 def reward_folder(policy: Path) -> Path | None:
     """The folder of the reward model that PPO's own reward role was."""
-    place = (_record(policy) or {}).get("reward_model")
+    place = (policy_record(policy) or {}).get("reward_model")
     return Path(place).resolve() if place else None
-
-
-def _record(policy: Path) -> dict[str, Any] | None:
-    """`policy.json` with its configuration, of the folder or of the run that it lies in."""
-    places = [policy, *policy.resolve().parents[:_UP]]
-    return next((r for p in places if "config" in (r := record_of(p / POLICY_FILE))), None)

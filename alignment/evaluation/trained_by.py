@@ -8,23 +8,45 @@ from typing import Any
 from alignment.errors import InputError
 from alignment.files import read_json
 
-POLICY_FILE, REWARD_FILE = "policy.json", "reward.json"
+POLICY_FILE, REWARD_FILE, RUN_FILE = "policy.json", "reward.json", "run.json"
+_UP = 3  # folders between a checkpoint, or the best policy, and its run
 _KEYS = ("reward_model", "reward_scorer", "reward", "rewards", "scorer", "scorers", "labelled_by")
 
 
 def training_scorers(folder: Path) -> set[str]:
     """Names of the rewards behind a policy: scorers, callables and folders, and what labelled a reward model's pairs.
 
-    Nothing where the folder is no policy, or where its record cannot be read.
+    The record may be that of the run in which the policy lies. Nothing where the folder is no policy, or where its
+    record cannot be read.
     """
-    found: set[str] = set()
-    for file in (POLICY_FILE, REWARD_FILE):
-        record = record_of(folder / file)
+    found = set(_names(record_of(folder / REWARD_FILE)))
+    for record in (record_of(folder / POLICY_FILE), policy_record(folder) or {}):
         for name in _names(record):
             found.add(name)
-            if file == POLICY_FILE and Path(name).is_dir():
+            if Path(name).is_dir():
                 found |= set(_names(record_of(Path(name) / REWARD_FILE)))
     return found
+
+
+def policy_record(policy: Path) -> dict[str, Any] | None:
+    """What PPO recorded with its configuration, in the policy's folder or in that of the run that it lies in.
+
+    `policy.json`; of a run that has not finished, reward model and configuration of `run.json`.
+    """
+    for place in run_places(policy):
+        if "config" in (record := record_of(place / POLICY_FILE)):
+            return record
+        run = record_of(place / RUN_FILE)
+        if run.get("stage") == "ppo" and "config" in run:
+            return {"reward_model": run["inputs"].get("reward_model"), "config": run["config"]}
+    return None
+
+
+def run_places(policy: Path) -> list[Path]:
+    """A policy's folder and those above it that may be its run's; none for the id of a model on the hub."""
+    if not policy.is_absolute() and not policy.is_dir():
+        return []
+    return [policy, *policy.resolve().parents[:_UP]]
 
 
 def is_trainer(scorer: str, name: str, trainers: set[str]) -> bool:
