@@ -26,11 +26,11 @@ from alignment.evaluation.material import (
     save_material,
 )
 from alignment.evaluation.report import HTML_FILE, Background, write_reports
-from alignment.evaluation.reward_evidence import EVIDENCE_FILE, evidence_behind, reward_folder
+from alignment.evaluation.reward_evidence import EVIDENCE_FILE, evidence_behind
 from alignment.evaluation.toxicity import Scorer, load_scorer, score_all
 from alignment.evaluation.trained_by import is_trainer, training_scorers
+from alignment.exporting import runs_behind
 from alignment.feedback import run_queue, runs
-from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
 from alignment.files import read_json, read_jsonl, write_json
 from alignment.pipeline import Job
@@ -346,36 +346,28 @@ def check_figures(found: Evaluation, material: Material) -> None:
 
 def background(job: Job, policy: str, run_id: str | None, folder: Path) -> Background:
     """What is known of how the policy came to be, and what reviewers said of the evaluation in `folder`."""
-    if job.workspace is None:
-        return Background(
-            training=_training_rows(Path(policy)), evidence=_evidence(Path(policy), folder)
-        )
-    return background_of(job.workspace.store, policy, run_id, folder)
+    store = job.workspace.store if job.workspace else None
+    return background_of(store, Path(policy), run_id, folder)
 
 
-def background_of(store: Store, policy: str, run_id: str | None, folder: Path) -> Background:
-    """As `background`, from the workspace's store."""
-    behind = {stage: run_queue.latest_run(store, stage) for stage in ("consensus", "reward", "ppo")}
-    ppo, consensus = behind["ppo"], behind["consensus"]
-    place = Path(policy) if Path(policy).is_dir() else None
-    evidence = _evidence(Path(policy), folder)
-    if place is None and ppo is not None and ppo.folder:
-        place = Path(ppo.folder)
-    if evidence is not None:  # the reward model of this policy, which need not be the latest
-        behind["reward"] = _reward_run(store, Path(policy))
-    reward = behind["reward"]
+def background_of(
+    store: Store | None, policy: Path, run_id: str | None, folder: Path
+) -> Background:
+    """As `background`, from the workspace's store or from the files of the runs alone."""
+    behind = runs_behind(store, policy)
+    ppo, reward, consensus = (behind.get(stage) for stage in ("ppo", "reward", "consensus"))
     about = None
-    if consensus and consensus.folder and (Path(consensus.folder) / "labelers.json").is_file():
-        rows = read_json(Path(consensus.folder) / "labelers.json")
-        about = {**consensus.metrics, "labelers": rows}
+    if consensus and (Path(consensus["folder"]) / "labelers.json").is_file():
+        rows = read_json(Path(consensus["folder"]) / "labelers.json")
+        about = {**consensus["metrics"], "labelers": rows}
     return Background(
-        training=_training_rows(place) if place else None,
+        training=_training_rows(Path(ppo["folder"]) if ppo else policy),
         consensus=about,
-        reward=reward.metrics if reward else None,
-        runs=[run.to_json() for run in behind.values() if run],
-        reviews=[r.to_json() for r in runs.reviews(store, run_id)] if run_id else [],
-        people=people(store, run_id) if run_id else [],
-        evidence=evidence,
+        reward=reward["metrics"] if reward else None,
+        runs=[*reversed(behind.values())],
+        reviews=[r.to_json() for r in runs.reviews(store, run_id)] if store and run_id else [],
+        people=people(store, run_id) if store and run_id else [],
+        evidence=_evidence(policy, folder),
     )
 
 
@@ -383,12 +375,6 @@ def _evidence(policy: Path, folder: Path) -> dict[str, Any] | None:
     """What the evaluation kept of the rewards behind its candidate; at first what the policy's folder names."""
     kept = folder / EVIDENCE_FILE
     return read_json(kept) if kept.is_file() else evidence_behind(policy)
-
-
-def _reward_run(store: Store, policy: Path) -> Run | None:
-    place = reward_folder(policy)
-    known = runs.runs(store, "reward")
-    return next((r for r in known if r.folder and Path(r.folder).resolve() == place), None)
 
 
 def _training_rows(folder: Path) -> list[dict[str, Any]] | None:

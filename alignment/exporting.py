@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from alignment.errors import InputError
-from alignment.feedback import audit, people, runs
+from alignment.evaluation.reward_evidence import reward_folder
+from alignment.evaluation.trained_by import POLICY_FILE, record_of, run_places
+from alignment.feedback import audit, people, run_queue, runs
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
-from alignment.files import read_json, whole_folder, write_text
+from alignment.files import whole_folder, write_text
 from alignment.workspace import BEST_FOLDER, RUN_FILE, versions
 
 CARD_FILE = "README.md"
@@ -60,31 +62,24 @@ def write_card(store: Store | None, policy: Path, base: str) -> None:
 
 
 def policy_card(store: Store | None, policy: Path, base: str, *, merged: bool, name: str) -> str:
-    """The model card of a policy folder, from its own files and, in a workspace, from the runs behind it.
-
-    Follows the policy back: the PPO run that wrote it (a best policy lies in that run's folder), the reward run that it
-    names, the last consensus before that, and the newest evaluation of this very policy.
-    """
+    """The model card of a policy folder, from its own files, the runs behind it and its newest evaluation."""
     from alignment.evaluation.model_card import model_card
 
     best = policy.name == BEST_FOLDER and (policy.parent / RUN_FILE).is_file()
-    ppo = _json((policy.parent if best else policy) / RUN_FILE)
-    about = (ppo.get("metrics") or {}) if best else _json(policy / "policy.json")
-    reward_folder = (ppo.get("inputs") or {}).get("reward_model") or about.get("reward_model")
-    reward = _json(Path(reward_folder) / RUN_FILE) if reward_folder else {}
-    known = runs.runs(store) if store else []
-    consensus = _before(known, "consensus", reward)
+    behind = runs_behind(store, policy)
+    ppo, reward, consensus = (behind.get(stage, {}) for stage in ("ppo", "reward", "consensus"))
+    about = (ppo.get("metrics") or {}) if best else record_of(policy / POLICY_FILE)
+    known = runs.runs(store, "evaluate") if store else []
     evaluation = _of_policy(known, policy)
     reviews = runs.reviews(store, evaluation.run_id) if store and evaluation else []
-    stages = {"ppo": ppo, "reward": reward}
-    named = {stage: run["run_id"] for stage, run in stages.items() if run.get("run_id")}
-    named |= {run.stage: run.run_id for run in (consensus, evaluation) if run}
+    named = {stage: run["run_id"] for stage, run in behind.items()}
+    named |= {"evaluate": evaluation.run_id} if evaluation else {}
     return model_card(
         name,
         base,
         merged=merged,
         data=_data(store, consensus),
-        consensus=consensus.metrics if consensus else None,
+        consensus=consensus.get("metrics"),
         reward=reward.get("metrics"),
         ppo=about or ppo.get("metrics"),
         best=best,
@@ -96,23 +91,50 @@ def policy_card(store: Store | None, policy: Path, base: str, *, merged: bool, n
     )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.is_file() else {}
+def runs_behind(store: Store | None, policy: Path) -> dict[str, dict[str, Any]]:
+    """Stage -> the run that made a policy, as `run.json` has it: `ppo`, `reward`, `consensus`, each where it is known.
+
+    The PPO run in whose folder the policy lies (its best one and its checkpoints lie below), the reward run that it
+    names, and the consensus whose pairs that one read: by its request, else the last that ended before it began.
+    """
+    known = runs.runs(store) if store else []
+    ppo = next((r for place in run_places(policy) if (r := _run_in(known, "ppo", place))), None)
+    named = ppo["inputs"].get("reward_model") if ppo else None
+    place = Path(named) if named else reward_folder(policy)
+    reward = _run_in(known, "reward", place) if place else None
+    consensus = _consensus_of(store, known, reward) if store and reward else None
+    found = {"ppo": ppo, "reward": reward, "consensus": consensus}
+    return {stage: run for stage, run in found.items() if run}
 
 
-def _before(known: Iterable[Run], stage: str, run: dict[str, Any]) -> Run | None:
-    """The newest finished run of a stage that ended before `run` began: `known` is newest first."""
-    started = run.get("started")
-    if not started:
+def _run_in(known: Iterable[Run], stage: str, folder: Path) -> dict[str, Any] | None:
+    """The run of a stage that has this folder: of the workspace, else what `run.json` says of another."""
+    place = folder.resolve()
+    for run in known:
+        if run.stage == stage and run.folder and Path(run.folder).resolve() == place:
+            return run.to_json()
+    row = record_of(place / RUN_FILE)
+    if row.get("stage") != stage or "run_id" not in row:
         return None
-    earlier = (r for r in known if r.stage == stage and r.status == "finished")
-    return next((r for r in earlier if r.ended and r.ended <= started), None)
+    return {"config": {}, "inputs": {}, "metrics": {}, **row, "folder": str(place)}
+
+
+def _consensus_of(
+    store: Store, known: Iterable[Run], reward: dict[str, Any]
+) -> dict[str, Any] | None:
+    """The consensus whose pairs a reward run read; `known` is newest first."""
+    request = run_queue.request_of(store, reward["run_id"])
+    if request and "pairs" in request.files:
+        return _run_in(known, "consensus", Path(request.files["pairs"]).parent)
+    earlier = (r for r in known if r.stage == "consensus" and r.status == "finished" and r.ended)
+    started = reward.get("started") or ""
+    return next((r.to_json() for r in earlier if str(r.ended) <= started), None)
 
 
 def _of_policy(known: Iterable[Run], policy: Path) -> Run | None:
     """The newest finished evaluation that this policy took part in as the one to judge."""
     for run in known:
-        if run.stage == "evaluate" and run.status == "finished":
+        if run.status == "finished":
             models = list((run.inputs.get("models") or {}).values())
             judged = run.inputs.get("policy") or (models[-1] if models else None)
             if judged and Path(judged).resolve() == policy.resolve():
@@ -120,7 +142,7 @@ def _of_policy(known: Iterable[Run], policy: Path) -> Run | None:
     return None
 
 
-def _data(store: Store | None, consensus: Run | None) -> dict[str, Any]:
+def _data(store: Store | None, consensus: dict[str, Any]) -> dict[str, Any]:
     """Counts of what people and simulations gave; rankings and labelers are those that the consensus read."""
     if store is None:
         return {}
@@ -130,12 +152,12 @@ def _data(store: Store | None, consensus: Run | None) -> dict[str, Any]:
         "held_out_prompts": sum(p.split == "held-out" for p in prompts),
         "completions": len(store.completions()),
     }
-    if consensus is None:
+    if not consensus:
         return counts
-    read = set(consensus.inputs.get("labelers", []))
+    read = set(consensus["inputs"].get("labelers", []))
     simulated = {r["labeler_id"] for r in people.labelers(store) if r["simulated"]}
     return counts | {
-        "rankings": consensus.inputs.get("rankings"),
+        "rankings": consensus["inputs"].get("rankings"),
         "people": len(read - simulated),
         "simulated": len(read & simulated),
     }

@@ -106,5 +106,5 @@ def refresh(store: Store, folder: Path, run_id: str) -> None:
         found, material = read_evaluation(folder)
     except InputError:
         return  # made by an earlier version: the verdict is kept, the report stays as it is
-    story = background_of(store, found.models[-1].source, run_id, folder)
+    story = background_of(store, Path(found.models[-1].source), run_id, folder)
     write_reports(folder, found, material, story)

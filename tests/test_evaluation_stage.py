@@ -16,7 +16,11 @@ from alignment.evaluation import paired
 from alignment.evaluation.evaluation import read_evaluation
 from alignment.evaluation.reward_evidence import evidence_behind
 from alignment.evaluation.trained_by import is_trainer, training_scorers
+from alignment.evaluation_stage import background_of
+from alignment.feedback import run_queue
+from alignment.feedback.run_queue import Request
 from alignment.feedback.runs import Run, save_run
+from alignment.feedback.store import now
 from alignment.files import read_json, write_json
 from alignment.models.demo_model import train_tokenizer
 from alignment.models.loading import load_causal_lm
@@ -448,3 +452,43 @@ def test_the_reports_hold_the_reward_model_that_the_policy_was_trained_on(
     page = Path(found["report"]).read_text()
     assert 'id="reward-model"' in page and "accuracy <code>0.61</code>" in page
     assert "0.99</code>" not in page
+
+
+def test_a_report_names_the_runs_behind_its_policy_and_not_the_newest(tmp_path, monkeypatch):
+    """Also when a verdict rewrites the report of an older evaluation, for a best policy, and for a hub id."""
+    space = Workspace.create(tmp_path / "mine", load_config(None, []))
+    store, place = space.store, tmp_path / "mine" / "runs"
+    for n in "12":
+        for stage in ("consensus", "reward", "ppo"):
+            folder = place / f"{stage}-{n}"
+            folder.mkdir(parents=True)
+            named = {"reward_model": str(place / f"reward-{n}")} if stage == "ppo" else {}
+            run = Run(f"{stage}-{n}", stage, {}, "finished", named, {"accuracy": float(n)},
+                      folder=str(folder), ended=now())  # fmt: skip
+            save_run(store, run)
+            write_json(folder / "labelers.json", [{"labeler_id": f"labeler-{n}"}])
+            (folder / "metrics.jsonl").write_text(json.dumps({"iteration": int(n)}) + "\n")
+        (folder / "best").mkdir()
+    # The second reward model was trained again on the first consensus.
+    pairs = str(place / "consensus-1" / "pairs.jsonl")
+    run_queue.keep_request(store, Request("reward-2", "reward", {}, {"pairs": pairs}))
+
+    def behind(policy):
+        found = background_of(store, Path(policy), None, tmp_path)
+        return [run["run_id"] for run in found.runs], found
+
+    for policy in (place / "ppo-1", place / "ppo-1" / "best", place / "ppo-1" / "checkpoints"):
+        names, found = behind(policy)
+        assert names == ["consensus-1", "reward-1", "ppo-1"]
+        assert found.training == [{"iteration": 1}], "a best policy has the curves of its run"
+        assert found.reward == {"accuracy": 1.0}
+        assert found.consensus["labelers"] == [{"labeler_id": "labeler-1"}]
+    assert behind(place / "ppo-2")[0] == ["consensus-1", "reward-2", "ppo-2"]
+    monkeypatch.chdir(place / "ppo-2")
+    names, found = behind("org/model")
+    assert names == [] and found.training is None and found.reward is None
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "metrics.jsonl").write_text('{"iteration": 7}\n')
+    assert behind(elsewhere)[1].training == [{"iteration": 7}], "no run of this workspace"
+    space.close()
