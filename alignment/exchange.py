@@ -155,7 +155,7 @@ def import_completions(
 def _completion_rows(row: dict[str, Any]) -> tuple[list[Completion], Prompt | None]:
     prompt = None
     if row.get("prompt") is not None:
-        prompt = Prompt.from_json({k: row.get(k) for k in ("prompt", "prompt_id", "split")})
+        prompt = Prompt.from_json(row)
         row = {**row, "prompt_id": prompt.prompt_id}
     if "completions" not in row:
         return [Completion.from_json({k: v for k, v in row.items() if k != "run_id"})], prompt

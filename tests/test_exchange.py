@@ -66,6 +66,19 @@ def test_completions_become_tasks_in_either_shape_and_are_scored(store):
     assert scores["p-0"] < 0.5 < scores["p-1"]
 
 
+def test_a_prompt_that_comes_with_its_completions_keeps_all_that_is_said_of_it(store):
+    """Its category and reference answers were dropped, so evaluations could not report them."""
+    row = {
+        "prompt": "Bye",
+        "prompt_id": "b",
+        "split": "held-out",
+        "category": "c",
+        "reference": "x",
+    }
+    exchange.import_completions(store, [{**row, "completions": ["See you.", "Go."]}], overlap=1)
+    assert store.prompt("b") == Prompt("b", "Bye", "held-out", "c", ("x",))
+
+
 @pytest.mark.parametrize(
     ("rows", "error", "says"),
     [
