@@ -430,6 +430,15 @@ def test_a_folder_is_no_file(tmp_path):
         write_reports(tmp_path.parent, *evaluation(count=3), html_name=tmp_path.name)
 
 
+@pytest.mark.parametrize("name", ["x.md", "x.CSV"])
+def test_a_page_that_its_own_markdown_or_csv_would_overwrite_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match=r"End its name in \.html: x\.html"):
+        write_reports(tmp_path, *evaluation(count=3), html_name=name)
+    assert list(tmp_path.iterdir()) == []
+    written = write_reports(tmp_path, *evaluation(count=3), html_name="x.htm")
+    assert sorted(path.name for path in written) == ["x.csv", "x.htm", "x.md"]
+
+
 def every_plot():
     return {
         "distribution": plots.toxicity_distribution([0.1, 0.9], [0.1], ("a", "b"), 0.5),

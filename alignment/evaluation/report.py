@@ -109,12 +109,17 @@ def write_reports(
 
     What is known of the rewards behind the candidate lies beside them as `reward_model.json`.
     Markdown and CSV take the name of the HTML file where it is another one than usual. Raises `InputError` where the
-    path cannot be written.
+    path cannot be written, or where the page would be overwritten by the others.
     """
     page = Path(folder) / html_name
     if page.is_dir():
         raise InputError(
             f"{page} is a folder. Give the name of a file, such as {page / HTML_FILE}."
+        )
+    if page.suffix.lower() in (".md", ".csv"):
+        raise InputError(
+            f"{page} is the page, beside which Markdown and CSV are written. End its name in .html: "
+            f"{page.with_suffix('.html').name}."
         )
     background = background or Background()
     usual = html_name == HTML_FILE
