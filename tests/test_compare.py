@@ -229,6 +229,27 @@ def test_json_and_files_give_back_exactly_what_was_found(tmp_path):
             Evaluation.from_json(broken)
 
 
+def test_files_that_were_changed_are_refused(tmp_path):
+    models = [model("base", random_scores(12, 2)), model("new", random_scores(12, 2))]
+    probe = Probe({"base": np.ones(3), "new": np.ones(3)}, np.full(3, 8.0))
+    material = replace(reader_material(models, 12), probe=probe)
+    found = evaluate(material, Settings(resamples=100, permutations=100))
+    write_json(tmp_path / "comparison.json", found.to_json())
+    changes = (
+        ("prompts.jsonl", lambda lines: lines[1:], "'p0', which is not among the prompts"),
+        ("completions_new.jsonl", lambda lines: lines[2:], "'p0' has no completions from new"),
+        ("probe.jsonl", lambda lines: [], "is empty"),
+        ("probe.jsonl", lambda lines: ['{"bytes": 8}', *lines[1:]], "changed after the evaluation"),
+        ("probe.jsonl", lambda lines: ['{"nll": {"base": 1}}', *lines], "changed after the"),
+    )
+    for name, change, says in changes:
+        save_material(tmp_path, material)
+        lines = (tmp_path / name).read_text().splitlines()
+        (tmp_path / name).write_text("".join(f"{line}\n" for line in change(lines)))
+        with pytest.raises(InputError, match=says):
+            read_evaluation(tmp_path)
+
+
 def test_the_seed_decides_everything():
     base, new = model("base", random_scores(20, 2)), model("new", random_scores(20, 2, seed=1))
     assert run(base, new, seed=4) == run(base, new, seed=4)

@@ -202,6 +202,7 @@ def load_material(
                 spans[completion.completion_id] = tuple((a, b) for a, b in row["spans"])
         base, tokens, own = (_column(rows, key) for key in ("base_nll", "base_tokens", "own_nll"))
         models.append(ModelCompletions(name, completions, base, tokens, own, source))
+    answered(prompts, models)
     return Material(prompts, tuple(models), tuple(scorers), scores, spans, _load_probe(folder))
 
 
@@ -215,8 +216,13 @@ def _load_probe(folder: Path) -> Probe | None:
     if not path.is_file():
         return None
     rows = read_jsonl(path, dict)
-    nll = {name: np.array([row["nll"][name] for row in rows]) for name in rows[0]["nll"]}
-    return Probe(nll, np.array([row["bytes"] for row in rows], dtype=float))
+    try:
+        nll = {name: np.array([row["nll"][name] for row in rows]) for name in rows[0]["nll"]}
+        return Probe(nll, np.array([row["bytes"] for row in rows], dtype=float))
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{path} lacks likelihoods of its texts: it was changed after the evaluation. Run the evaluation again."
+        ) from None
 
 
 def without_tokens(model: ModelCompletions) -> ModelCompletions:
