@@ -16,7 +16,6 @@ from alignment.feedback.blind import Pair, Round
 from alignment.feedback.runs import Review
 from alignment.feedback.store import Store
 from alignment.files import write_json
-from alignment.records import text_of
 
 REVIEWS_FILE, PEOPLE_FILE = "reviews.json", "people.json"
 ROUND_PAIRS = 40
@@ -37,32 +36,25 @@ def add_review(store: Store, folder: Path, review: Review) -> Review:
 
 
 def open_round(
-    store: Store, folder: Path, run_id: str, opened_by: str, count: int = ROUND_PAIRS, seed: int = 0
+    store: Store, folder: Path, run_id: str, opened_by: str, count: int = ROUND_PAIRS
 ) -> Round:
     """Open a blind round over at most `count` prompts of an evaluation, drawn at random, one pair of texts each.
 
-    Prompts to which both models say the same are left out. Raises `InputError` where nothing is left.
+    Each further round of a run draws anew. Prompts to which both models say the same are left out. Raises `InputError`
+    where nothing is left.
     """
     found, material = read_evaluation(folder)
-    sides: list[dict[str, list[str]]] = []
-    for name in (found.reference, found.candidate):
-        model = next(model for model in material.models if model.name == name)
-        side: dict[str, list[str]] = {}
-        for completion in model.completions:
-            side.setdefault(completion.prompt_id, []).append(completion.text)
-        sides.append(side)
-    drawn = random.Random(f"{run_id}/{seed}")
+    comparison = found.comparison(material)
+    drawn = random.Random(f"{run_id}/{len(blind.rounds(store, run_id))}")
     pairs = []
-    for prompt in material.prompts:
-        before, after = (side[prompt.prompt_id] for side in sides)
-        at = drawn.randrange(min(len(before), len(after)))
-        if before[at].strip() != after[at].strip():
-            text = text_of(prompt.prompt)
-            pairs.append(Pair(prompt.prompt_id, text, before[at], after[at]))
+    for row in comparison.prompts:
+        at = drawn.randrange(min(len(row.before), len(row.after)))
+        before, after = row.before[at].text, row.after[at].text
+        if before.strip() != after.strip():
+            pairs.append(Pair(row.prompt_id, row.prompt, before, after))
     drawn.shuffle(pairs)
-    return blind.open_round(
-        store, run_id, found.reference, found.candidate, pairs[:count], opened_by
-    )
+    names = comparison.before.name, comparison.after.name
+    return blind.open_round(store, run_id, *names, pairs[:count], opened_by)
 
 
 def people(store: Store, run_id: str) -> list[dict[str, Any]]:

@@ -177,6 +177,15 @@ def test_a_round_takes_texts_of_both_models_and_leaves_out_what_is_the_same(stor
         assert pair.before.replace("base", "aligned") == pair.after, "the same place of both"
 
 
+def test_a_second_round_over_an_evaluation_draws_anew(store, folder):
+    """It had the very same pairs in the same order: nothing new to judge."""
+    first, second = (
+        review_stage.open_round(store, folder, "evaluate-1", "rita", count=8) for _ in range(2)
+    )
+    assert [p.prompt_id for p in first.pairs] != [p.prompt_id for p in second.pairs]
+    assert first.pairs != second.pairs
+
+
 def test_verdicts_and_rounds_become_part_of_the_run(store, folder):
     before = (folder / "comparison.json").read_bytes()
     review_stage.open_round(store, folder, "evaluate-1", "rita")
