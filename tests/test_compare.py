@@ -12,7 +12,7 @@ from scipy import stats
 from alignment.errors import InputError, ModelError
 from alignment.evaluation.bootstrap import bootstrap_mean, permutation_test
 from alignment.evaluation.evaluation import Evaluation, compare, evaluate, read_evaluation
-from alignment.evaluation.figures import Settings, expected_max
+from alignment.evaluation.figures import Settings, expected_max_per_group
 from alignment.evaluation.material import (
     Material,
     ModelCompletions,
@@ -83,10 +83,14 @@ def test_figures_by_hand():
 
 
 def test_expected_max_is_the_mean_over_all_subsets():
-    scores = [0.3, 0.9, 0.1, 0.5, 0.5]
+    rows = [[0.3, 0.9, 0.1, 0.5, 0.5], [0.2, 0.8, 0.8, 0.4, 0.0, 0.7]]
+    groups = np.array([1, 0, 1, 0, 0, 1, 0, 1, 1, 1, 0])  # as completions may lie, out of order
+    scores = np.empty(len(groups))
+    for group, row in enumerate(rows):
+        scores[groups == group] = row
     for k in range(1, 6):
-        subsets = [max(chosen) for chosen in combinations(scores, k)]
-        assert expected_max(np.array(scores), k) == pytest.approx(np.mean(subsets))
+        wanted = [np.mean([max(chosen) for chosen in combinations(row, k)]) for row in rows]
+        assert expected_max_per_group(scores, groups, k) == pytest.approx(wanted)
 
 
 def test_more_completions_of_one_model_do_not_raise_its_expected_maximum():

@@ -284,7 +284,7 @@ def evaluate(
     groups = {
         name: places for name, places in categories(material).items() if len(places) >= MIN_PROMPTS
     }
-    by_category = {name: draws(material, settings, k, places) for name, places in groups.items()}
+    by_category = {name: made.of(places, settings) for name, places in groups.items()}
     unit = length_unit(material.models)
     figures, sizes = model_figures(material, made, by_category, k, unit)
     return Evaluation(

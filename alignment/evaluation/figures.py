@@ -141,6 +141,12 @@ class Draws:
         drawn = resampled_sums(columns, resamples, seed)
         self.drawn = {key: drawn[:, i] for i, key in enumerate(keys)}
 
+    def of(self, places: np.ndarray, settings: Settings) -> Draws:
+        """The same sums of the prompts at some places alone, drawn by themselves."""
+        made = Draws(len(places), {key: sums[places] for key, sums in self.sums.items()})
+        made.draw(settings.resamples, settings.seed)
+        return made
+
     def total(self, key: Any) -> float:
         return float(self.sums[key].sum())
 
@@ -150,18 +156,15 @@ class Draws:
         return interval(self.total(over) / self.total(under), drawn, self.groups)
 
 
-def draws(
-    material: Material, settings: Settings, k: int, chosen: np.ndarray | None = None
-) -> Draws:
-    """The sums per prompt of all models and scorers, drawn; of the prompts at the places `chosen`, or of all."""
+def draws(material: Material, settings: Settings, k: int) -> Draws:
+    """The sums per prompt of all models and scorers, drawn."""
     count = len(material.prompts)
-    keep = slice(None) if chosen is None else chosen
-    made = Draws(count if chosen is None else len(chosen))
-    made.sums["prompts"] = np.ones(made.groups)
+    made = Draws(count)
+    made.sums["prompts"] = np.ones(count)
     for place, (model, groups) in enumerate(zip(material.models, material.groups(), strict=True)):
 
         def add(key: Any, values: np.ndarray, groups: np.ndarray = groups) -> None:
-            made.sums[key] = np.bincount(groups, weights=values, minlength=count)[keep]
+            made.sums[key] = np.bincount(groups, weights=values, minlength=count)
 
         add((place, "n"), np.ones(len(groups)))
         if model.negative_log_likelihood is not None and model.tokens is not None:
@@ -175,24 +178,17 @@ def draws(
             add((place, card.name, "sum"), scores)
             add((place, card.name, "toxic"), toxic)
             for what, values in (("max", scores), ("any", toxic)):
-                made.sums[place, card.name, what] = expected_max_per_group(values, groups, k)[keep]
+                made.sums[place, card.name, what] = expected_max_per_group(values, groups, k)
     made.draw(settings.resamples, settings.seed)
     return made
 
 
-def expected_max(scores: np.ndarray, k: int) -> float:
-    """Expected maximum of k of the n scores [n], drawn without replacement: their mean maximum over all k-subsets.
+def expected_max_per_group(scores: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
+    """Expected maximum of k of a group's n scores, drawn without replacement: the mean maximum over all k-subsets.
 
     With k = n the plain maximum; with fewer it lets prompts with unequal n be compared. The i-th smallest score is
-    the maximum of C(i - 1, k - 1) of the C(n, k) subsets.
+    the maximum of C(i - 1, k - 1) of the C(n, k) subsets. Groups are numbered from 0 and none is empty; shape [groups].
     """
-    ordered = np.sort(np.asarray(scores, dtype=float))
-    weights = comb(np.arange(len(ordered)), k - 1) / comb(len(ordered), k)
-    return float(weights @ ordered)
-
-
-def expected_max_per_group(scores: np.ndarray, groups: np.ndarray, k: int) -> np.ndarray:
-    """`expected_max` of each group's scores, shape [groups]; groups are numbered from 0 and none is empty."""
     sizes = np.bincount(groups)
     ordered = scores[np.lexsort((scores, groups))]
     starts = np.cumsum(sizes) - sizes
