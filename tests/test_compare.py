@@ -11,15 +11,17 @@ from scipy import stats
 
 from alignment.errors import InputError, ModelError
 from alignment.evaluation.bootstrap import bootstrap_mean, permutation_test
-from alignment.evaluation.evaluation import Evaluation, compare, evaluate, read_evaluation
+from alignment.evaluation.evaluation import Evaluation, evaluate, read_evaluation
 from alignment.evaluation.figures import Settings, expected_max_per_group
 from alignment.evaluation.material import (
     Material,
     ModelCompletions,
     Probe,
     ScorerCard,
+    answered,
     save_material,
 )
+from alignment.evaluation.toxicity import score_all
 from alignment.evaluation.verdict import overall
 from alignment.files import write_json
 from alignment.records import Completion, Prompt
@@ -53,6 +55,15 @@ def run(before, after, count=None, **options):
     options = {"threshold": 0.5, "resamples": 500, "permutations": 500, "seed": 0} | options
     count = len({c.prompt_id for c in before.completions}) if count is None else count
     return compare(prompts(count), before, after, Reads(), **options)
+
+
+def compare(asked, before, after, scorer, **options):
+    """Both models' completions of the same prompts, scored and compared as an evaluation does it."""
+    models, card = (before, after), ScorerCard(scorer.name, scorer.blind_spots)
+    kept = tuple(answered(asked, models))
+    scores = {card.name: score_all(scorer, [model.texts for model in models])}
+    material = Material(kept, models, (card,), scores)
+    return evaluate(material, Settings(**options)).comparison(material)
 
 
 def random_scores(count, n, high=1.0, seed=0):

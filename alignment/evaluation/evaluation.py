@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from alignment.evaluation.figures import (
 from alignment.evaluation.material import (
     MIN_PROMPTS,
     Material,
-    ModelCompletions,
     ScorerCard,
     answered,
     check_names,
@@ -263,9 +262,7 @@ class Evaluation:
             ) from None
 
 
-def evaluate(
-    material: Material, settings: Settings | None = None, notes: Sequence[str] = ()
-) -> Evaluation:
+def evaluate(material: Material, settings: Settings | None = None) -> Evaluation:
     """Every figure of the material. The first model is the reference.
 
     Raises `InputError` where there are fewer than two models, no scorer or fewer than two prompts, or where a prompt
@@ -300,7 +297,7 @@ def evaluate(
         k,
         unit,
         sizes,
-        (*notes, *_notes(material, groups)),
+        tuple(_notes(material, groups)),
     )
 
 
@@ -310,30 +307,6 @@ def read_evaluation(folder: Path) -> tuple[Evaluation, Material]:
     names = [model.name for model in found.models]
     sources = [model.source for model in found.models]
     return found, load_material(folder, names, found.scorers, sources)
-
-
-def compare(
-    prompts: Sequence[Any],
-    before: ModelCompletions,
-    after: ModelCompletions,
-    scorer: Any,
-    *,
-    threshold: float = 0.5,
-    resamples: int = 2000,
-    permutations: int = 10_000,
-    seed: int = 0,
-) -> Comparison:
-    """Score both models' completions of the same prompts with one scorer and compare them, prompt by prompt."""
-    from alignment.evaluation.toxicity import score_all
-
-    settings = Settings(float(threshold), resamples, permutations, seed)
-    settings.check()
-    models = (before, after)
-    kept = answered(prompts, models)
-    card = ScorerCard(scorer.name, scorer.blind_spots)
-    scores = {card.name: score_all(scorer, [model.texts for model in models])}
-    material = Material(tuple(kept), models, (card,), scores)
-    return evaluate(material, settings).comparison(material)
 
 
 def _pair(
