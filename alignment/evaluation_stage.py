@@ -30,12 +30,11 @@ from alignment.evaluation.reward_evidence import EVIDENCE_FILE, evidence_behind
 from alignment.evaluation.toxicity import Scorer, load_scorer, score_all
 from alignment.evaluation.trained_by import is_trainer, training_scorers
 from alignment.exporting import runs_behind
-from alignment.feedback import run_queue, runs
+from alignment.feedback import blind, run_queue, runs
 from alignment.feedback.store import Store
 from alignment.files import read_json, read_jsonl, write_json
 from alignment.pipeline import Job
 from alignment.records import Completion, Prompt
-from alignment.review_stage import people
 from alignment.workspace import RUN_FILE, RunFolder
 
 BEFORE, AFTER = "before", "after"
@@ -366,7 +365,7 @@ def background_of(
         reward=reward["metrics"] if reward else None,
         runs=[*reversed(behind.values())],
         reviews=[r.to_json() for r in runs.reviews(store, run_id)] if store and run_id else [],
-        people=people(store, run_id) if store and run_id else [],
+        people=blind.results(store, run_id) if store and run_id else [],
         evidence=_evidence(policy, folder),
     )
 

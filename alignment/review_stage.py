@@ -6,11 +6,11 @@ import hashlib
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from alignment.errors import InputError
 from alignment.evaluation.evaluation import COMPARISON_FILE, read_evaluation
 from alignment.evaluation.report import write_reports
+from alignment.evaluation_stage import background_of
 from alignment.feedback import blind, runs
 from alignment.feedback.blind import Pair, Round
 from alignment.feedback.runs import Review
@@ -57,43 +57,10 @@ def open_round(
     return blind.open_round(store, run_id, *names, pairs[:count], opened_by)
 
 
-def people(store: Store, run_id: str) -> list[dict[str, Any]]:
-    """The results of a run's blind rounds, newest first, each with its finding in words."""
-    rows = []
-    for chosen in blind.rounds(store, run_id):
-        result = blind.result(store, chosen)
-        if result is not None:
-            rows.append(
-                {
-                    "round_id": chosen.round_id,
-                    "opened_by": chosen.opened_by,
-                    "created": chosen.created,
-                    "pairs": result.pairs,
-                    "judged": result.judged,
-                    "judges": len(result.judges),
-                    "answers": result.answers,
-                    **{
-                        key: {"count": s.count, "share": s.share, "low": s.low, "high": s.high}
-                        for key, s in (
-                            ("wins", result.wins),
-                            ("ties", result.ties),
-                            ("losses", result.losses),
-                        )
-                    },
-                    "p_value": result.p_value,
-                    "alpha": result.alpha,
-                    "finding": result.finding,
-                }
-            )
-    return rows
-
-
 def refresh(store: Store, folder: Path, run_id: str) -> None:
     """Write what people said into the run's folder and into its reports. The figures stay as they are."""
-    from alignment.evaluation_stage import background_of
-
     write_json(folder / REVIEWS_FILE, [r.to_json() for r in runs.reviews(store, run_id)])
-    write_json(folder / PEOPLE_FILE, people(store, run_id))
+    write_json(folder / PEOPLE_FILE, blind.results(store, run_id))
     try:
         found, material = read_evaluation(folder)
     except InputError:

@@ -201,7 +201,8 @@ def test_verdicts_and_rounds_become_part_of_the_run(store, folder):
         signed.figures,
     )
     (people,) = read_json(folder / "people.json")
-    assert people["wins"]["count"] == 11
+    assert people["wins"]["count"] == 11 and people["opened_by"] == "rita"
+    assert people["judges"] == 1 and "ann" not in str(people), "judges are counted, not named"
     page = (folder / "report.html").read_text()
     assert "Too curt &lt;b&gt;" in page and "aligned was preferred to base in 11" in page
     text = (folder / "report.md").read_text()

@@ -11,7 +11,7 @@ import json
 import random
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import krippendorff
@@ -118,6 +118,10 @@ class Result:
             f"preferred to {self.before} in {told(self.wins)}, {self.before} in {told(self.losses)}, neither in "
             f"{told(self.ties)}; sign test p = {self.p_value:.3f}. {agree}"
         )
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures and the finding; the judges are counted, not named."""
+        return {**asdict(self), "judges": len(self.judges), "finding": self.finding}
 
 
 def open_round(
@@ -268,6 +272,16 @@ def answer(
                 "created": now(),
             }
         )
+
+
+def results(store: Store, run_id: str) -> list[dict[str, Any]]:
+    """The results of a run's rounds that somebody has answered, newest first, with who opened each, and when."""
+    found = [(chosen, result(store, chosen)) for chosen in rounds(store, run_id)]
+    return [
+        {"opened_by": chosen.opened_by, "created": chosen.created, **one.to_json()}
+        for chosen, one in found
+        if one is not None
+    ]
 
 
 def result(store: Store, chosen: Round) -> Result | None:
