@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from sqlite_utils import Database
 
+from alignment.feedback.labelling_schema import append_only
+
 
 def comparisons(db: Database) -> None:
     """Blind rounds over the completions of an evaluation, and what people answered; verdicts name their figures."""
@@ -41,11 +43,7 @@ def comparisons(db: Database) -> None:
     db.table("comparisons").create_index(["round_id", "prompt_id", "judge"], unique=True)
     db.execute("ALTER TABLE reviews ADD COLUMN figures TEXT")
     for table in ("rounds", "comparisons"):
-        for action in ("UPDATE", "DELETE"):
-            db.execute(
-                f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} "
-                f"BEGIN SELECT RAISE(ABORT, '{table} are append-only'); END"
-            )
+        append_only(db, table)
 
 
 def prompt_categories(db: Database) -> None:
