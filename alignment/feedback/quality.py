@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from alignment.config import LabellingConfig
+from alignment.feedback.blind import Share
 from alignment.feedback.known_orders import known_orders
 from alignment.feedback.practice import agreement
 from alignment.feedback.store import Store
@@ -70,11 +71,8 @@ def wilson(successes: int, count: int) -> Figure | None:
     """A share and its Wilson interval; None of nothing."""
     if not count:
         return None
-    share, z2 = successes / count, Z * Z / count
-    centre = (share + z2 / 2) / (1 + z2)
-    half = Z * np.sqrt(share * (1 - share) / count + z2 / (4 * count)) / (1 + z2)
-    low, high = max(0.0, centre - half), min(1.0, centre + half)
-    return Figure(share, float(min(low, share)), float(max(high, share)), count)
+    share = Share.of(successes, count)
+    return Figure(share.share, share.low, share.high, count)
 
 
 def mean_figure(values: Sequence[float], seed: int = 0) -> Figure | None:
