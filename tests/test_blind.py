@@ -49,13 +49,13 @@ def prefers(word):
 
 
 def test_each_judge_meets_every_pair_once_in_an_order_of_their_own(store):
-    blind.open_round(store, "evaluate-1", "base", "aligned", pairs(), "rita")
+    opened = blind.open_round(store, "evaluate-1", "base", "aligned", pairs(), "rita")
     seen = {name: judge_all(store, name, prefers("after")) for name in ("ann", "bob")}
     for name, shown in seen.items():
         assert sorted(s.prompt_id for s in shown) == sorted(f"p{i}" for i in range(20))
         assert [s.number for s in shown] == list(range(1, 21))
         assert sum(s.left.startswith("after") for s in shown) == 10, "half of the pairs each way"
-        assert blind.left_to_judge(store, shown[0].round_id, name) == (20, 0)
+        assert blind.left_to_judge(store, opened, name) == (20, 0)
     assert [s.prompt_id for s in seen["ann"]] != [s.prompt_id for s in seen["bob"]]
     sides = [{s.prompt_id: s.left for s in shown} for shown in seen.values()]
     assert sides[0] != sides[1]

@@ -161,7 +161,7 @@ def people_panel(run: Run | None, store: Store, who: Account) -> str:
         return ""
     rows = []
     for chosen in blind.rounds(store, run.run_id):
-        done, left = blind.left_to_judge(store, chosen.round_id, who.account_id)
+        done, left = blind.left_to_judge(store, chosen, who.account_id)
         found = blind.result(store, chosen)
         rows.append(
             {

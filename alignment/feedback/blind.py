@@ -213,19 +213,18 @@ def next_pair(store: Store, judge: str) -> Shown | None:
     return None
 
 
-def left_to_judge(store: Store, round_id: str, judge: str) -> tuple[int, int]:
+def left_to_judge(store: Store, chosen: Round, judge: str) -> tuple[int, int]:
     """How many pairs of a round the judge has answered, and how many are left."""
-    chosen = next((r for r in rounds(store) if r.round_id == round_id), None)
-    done = len(_answered(store, round_id, judge))
-    return done, (len(chosen.pairs) if chosen else 0) - done
+    done = len(_answered(store, chosen.round_id, judge))
+    return done, len(chosen.pairs) - done
 
 
-def _answered(store: Store, round_id: str, judge: str) -> dict[str, str]:
+def _answered(store: Store, round_id: str, judge: str) -> set[str]:
+    """The prompts of a round whose pairs the judge has answered."""
     rows = store.rows(
-        "SELECT prompt_id, choice FROM comparisons WHERE round_id = ? AND judge = ?",
-        [round_id, judge],
+        "SELECT prompt_id FROM comparisons WHERE round_id = ? AND judge = ?", [round_id, judge]
     )
-    return {row["prompt_id"]: row["choice"] for row in rows}
+    return {row["prompt_id"] for row in rows}
 
 
 def answer(
@@ -242,8 +241,8 @@ def answer(
     """
     if choice not in CHOICES:
         raise InputError(f"The choice is {choice!r}; it must be one of {', '.join(CHOICES)}.")
-    chosen = next((r for r in rounds(store) if r.round_id == round_id), None)
-    sides = {} if chosen is None else {p.prompt_id: left for p, left in order_for(chosen, judge)}
+    rows = store.rows("SELECT * FROM rounds WHERE round_id = ?", [round_id])
+    sides = {p.prompt_id: left for row in rows for p, left in order_for(_round(row), judge)}
     if prompt_id not in sides:
         raise StoreError("This pair is not in any round of this workspace. Load the page again.")
     before_left = sides[prompt_id]
