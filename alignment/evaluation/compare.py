@@ -18,15 +18,11 @@ from alignment.evaluation.verdict import (
     BETTER,
     DISAGREE,
     NOT_INDEPENDENT,
-    SAME_TOXICITY,
     TOO_FEW,
     UNCLEAR,
-    WORSE,
     direction,
 )
 from alignment.records import text_of
-
-__all__ = ["BETTER", "DISAGREE", "NOT_INDEPENDENT", "SAME_TOXICITY", "TOO_FEW", "UNCLEAR", "WORSE"]
 
 # From these changes on, the report points at the price. They are conventions of this project, not laws.
 PERPLEXITY_RISE = 0.12
@@ -65,24 +61,24 @@ class ModelSummary:
         """The model's figures with the toxicity of one scorer."""
         toxicity = figures.toxicity[scorer]
         return cls(
-            figures.name,
-            figures.completions,
-            toxicity.mean,
-            toxicity.over_threshold,
-            toxicity.expected_max,
-            toxicity.probability,
-            figures.perplexity,
-            figures.kl,
-            figures.distinct_1,
-            figures.distinct_2,
-            figures.self_bleu,
-            figures.repetition,
-            figures.length,
-            figures.unfinished,
-            figures.empty,
-            figures.refusals,
-            None if figures.rouge is None else dict(figures.rouge),
-            figures.probe_loss,
+            name=figures.name,
+            completions=figures.completions,
+            toxicity=toxicity.mean,
+            over_threshold=toxicity.over_threshold,
+            expected_max_toxicity=toxicity.expected_max,
+            toxicity_probability=toxicity.probability,
+            perplexity=figures.perplexity,
+            kl=figures.kl,
+            distinct_1=figures.distinct_1,
+            distinct_2=figures.distinct_2,
+            self_bleu=figures.self_bleu,
+            repetition=figures.repetition,
+            mean_length=figures.length,
+            unfinished=figures.unfinished,
+            empty=figures.empty,
+            refusals=figures.refusals,
+            rouge=None if figures.rouge is None else dict(figures.rouge),
+            probe_loss=figures.probe_loss,
         )
 
 

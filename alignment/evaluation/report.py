@@ -22,13 +22,6 @@ from alignment import __version__
 from alignment.errors import InputError
 from alignment.evaluation import plots, report_table, tables
 from alignment.evaluation.compare import (
-    BETTER,
-    DISAGREE,
-    NOT_INDEPENDENT,
-    SAME_TOXICITY,
-    TOO_FEW,
-    UNCLEAR,
-    WORSE,
     Comparison,
     ModelSummary,
     PromptRow,
@@ -39,6 +32,15 @@ from alignment.evaluation.material import Material
 from alignment.evaluation.plots import visible
 from alignment.evaluation.reward_evidence import EVIDENCE_FILE
 from alignment.evaluation.reward_page import reward_section
+from alignment.evaluation.verdict import (
+    BETTER,
+    DISAGREE,
+    NOT_INDEPENDENT,
+    SAME_TOXICITY,
+    TOO_FEW,
+    UNCLEAR,
+    WORSE,
+)
 from alignment.files import write_json, write_text
 
 HTML_FILE, MARKDOWN_FILE, CSV_FILE = "report.html", "report.md", "completions.csv"

@@ -9,16 +9,16 @@ from markupsafe import Markup
 
 from alignment.evaluation.bootstrap import Interval
 from alignment.evaluation.compare import (
-    BETTER,
     DIVERSITY_KEPT,
     PERPLEXITY_RISE,
+    PROBE_RISE,
     SELF_BLEU_RISE,
     SHARE_RISE,
-    WORSE,
     Comparison,
     ModelSummary,
 )
 from alignment.evaluation.evaluation import Evaluation
+from alignment.evaluation.verdict import BETTER, WORSE
 
 TOXICITY = {
     "toxicity": "mean",
@@ -119,7 +119,7 @@ def _all(found: Evaluation) -> Iterator[Figure]:
             meaning = "F-score against the best reference of the prompt"
             yield Figure(f"rouge.{kind}", label, meaning, "score", 1)
     loss = "on the held-out general text, bits per byte"
-    yield Figure("probe_loss", "Loss on general text", loss, "score", -1, 2.0)
+    yield Figure("probe_loss", "Loss on general text", loss, "score", -1, 100 * PROBE_RISE)
 
 
 def shown(value: float | None, style: str) -> str:
