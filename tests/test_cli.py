@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from alignment.cli_shared import rows as rows_shown
 from alignment.feedback import people, runs
 from alignment.feedback.people import Labeler
 from alignment.records import Completion, Prompt, Ranking
@@ -114,6 +115,11 @@ def test_an_error_that_looks_like_markup_is_printed_as_it_is(workspace, tmp_path
     bad = rows(tmp_path / "[" / "pair.cc:537]", "{oops")
     result = concord(capsys, "prompts", "import", bad, "-w", workspace)
     refused(result, "[/pair.cc:537], line 1")
+
+
+def test_a_table_shows_what_looks_like_markup_as_it_is(capsys):
+    rows_shown([{"message": "[/pair.cc:537] closed [red]"}], ("message",), False, "runs")
+    assert "[/pair.cc:537] closed [red]" in capsys.readouterr().out
 
 
 def test_unknown_options_get_the_nearest(workspace, capsys):

@@ -147,7 +147,8 @@ def test_evidence_about_labelers_comes_from_the_frozen_rankings(workspace):
     folder = finished(workspace, consensus).folder
     rank(workspace, "late", worst_first=True)
     job = Job(Config(), workspace, {"pairs": f"{folder}/pairs.jsonl"})
-    evidence = pipeline._labeler_evidence(job, {f"p{n}" for n in range(6)})
+    agreed = runs.run(workspace.store, consensus)
+    evidence = pipeline._labeler_evidence(job, agreed, {f"p{n}" for n in range(6)})
     assert {vote.labeler_id for vote in evidence.votes} == {"ann", "bob"}
 
 
@@ -273,6 +274,32 @@ def test_deleting_moves_to_the_bin_and_restoring_brings_back(workspace):
     control.restore(workspace, run_id, by="eve")
     assert (folder / "pairs.jsonl").read_text() == "kept"
     assert run_queue.deleted(workspace.store) == set()
+
+
+def test_what_is_in_the_bin_is_not_read_by_the_next_run(workspace):
+    older, newer = pretend(workspace, "reward"), pretend(workspace, "reward")
+    control.delete(workspace, newer, by="eve")
+    asked = control.submit(workspace, "ppo", Config(), by="eve")
+    reads = run_queue.request_of(workspace.store, asked).files["reward_model"]
+    assert reads == str((workspace.folder / "runs" / older).resolve())
+    with pytest.raises(InputError, match="in the bin"):
+        control.reading(workspace, "ppo", newer)
+
+
+def test_what_no_run_could_do_is_refused_wherever_it_is_queued(workspace):
+    config = Config()
+    with pytest.raises(InputError, match=r"no config\.json"):
+        (workspace.folder / "empty").mkdir()
+        base = config.model_copy(update={"base_model": "empty"})
+        control.submit(workspace, "sample", base, by="eve")
+    pretend(workspace, "reward")
+    with pytest.raises(InputError, match="multiple of"):
+        control.submit(workspace, "ppo", config, by="eve", launch={"nproc": 3})
+    with pytest.raises(InputError, match="multiple of"):
+        control.submit_round(workspace, config, by="eve", launch={"nproc": 3})
+    assert run_queue.queue(workspace.store) == [], "a round is refused as a whole"
+    with pytest.raises(InputError, match="reads no earlier run"):
+        control.reading(workspace, "sample", pretend(workspace))
 
 
 def test_what_a_waiting_run_reads_is_not_deleted(workspace):

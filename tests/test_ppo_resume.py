@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from alignment import control, pipeline
@@ -21,7 +22,7 @@ from alignment.files import write_jsonl
 from alignment.models.loading import load_tokenizer
 from alignment.records import Prompt
 from alignment.training import ppo
-from alignment.training.checkpoints import COMPLETE, latest_checkpoint
+from alignment.training.checkpoints import COMPLETE, could_not_write, latest_checkpoint
 from alignment.training.ppo_stops import STOP_FILE
 from alignment.training.ppo_watch import Watch, read_rows
 from alignment.training.reward import train_reward
@@ -291,6 +292,23 @@ def test_a_checkpoint_of_other_data_or_options_is_refused(llama_folder, reward_f
     write_jsonl(out / "prompts.jsonl", [{**rows[0], "prompt": "kind"}, *rows[1:]])
     with pytest.raises(TrainingError, match="other data or options"):
         pipeline.train_ppo(again)
+
+
+@pytest.mark.parametrize(
+    ("error", "of_the_disk"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (SafetensorError("Error while serializing: I/O error: No space left on device"), True),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+            True,
+        ),
+        (RuntimeError("[/gloo/transport/tcp/pair.cc:537] Connection closed by peer"), False),
+        (ConnectionResetError("Connection reset by peer"), False),
+    ],
+)
+def test_a_lost_connection_is_not_taken_for_a_full_disk(error, of_the_disk):
+    assert could_not_write(error) is of_the_disk
 
 
 def test_a_full_disk_fails_the_run_and_keeps_the_last_good_checkpoint(

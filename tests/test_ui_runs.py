@@ -21,7 +21,7 @@ from alignment.training.ppo_alarm import HeldOut
 from alignment.workspace import Workspace
 from tests.e2e.workspace import make_workspace
 from tests.test_ui_api import PLAIN, PROMPTS, SECRET, client_of
-from ui import run_form
+from ui import api_runs, run_form
 from ui.app import create_app
 from ui.rounds_chart import BOTTOM, TOP, rounds_chart
 from ui.shell import ASSETS
@@ -247,6 +247,24 @@ def test_a_growing_record_comes_in_whole_lines(engineer, workspace):
     assert json.dumps(log)
     outside = engineer.get("/api/runs/..%2F..%2Fetc/log")
     assert outside.status_code in (404, 422)
+
+
+def test_a_piece_may_end_within_a_character(engineer, workspace, monkeypatch):
+    path = workspace / "runs" / "ppo-1" / "samples.jsonl"
+    rows = [{"iteration": 1, "completion": "ä" * 8}, {"iteration": 2, "completion": "ö" * 8}]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    whole = path.stat().st_size
+    for size in range(whole // 2, whole):
+        monkeypatch.setattr(api_runs, "LARGEST_PIECE_BYTES", size)
+        first = engineer.get("/api/runs/ppo-1/lines/samples").json()
+        more = engineer.get(f"/api/runs/ppo-1/lines/samples?start={first['end']}").json()
+        assert [*first["rows"], *more["rows"]] == rows, size
+
+
+def test_a_word_that_a_request_does_not_know_is_refused(engineer):
+    asked = {"stage": "reward", "sorce": "consensus-1"}
+    assert engineer.post("/api/runs", json=asked).status_code == 422
+    assert engineer.post("/api/runs/ppo-1/note", json={"txt": "why"}).status_code == 422
 
 
 def test_a_round_without_a_figure_leaves_a_gap_in_the_picture():

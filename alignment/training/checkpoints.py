@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from safetensors import SafetensorError
 
 from alignment.errors import TrainingError
 from alignment.files import read_json, write_json
@@ -48,6 +49,13 @@ def remove_incomplete(folder: Path) -> None:
     for path in _numbered(folder).values():
         if not (path / COMPLETE).is_file():
             shutil.rmtree(path)
+
+
+def could_not_write(error: BaseException) -> bool:
+    """Whether `error` says that a checkpoint could not be written, by Python, safetensors or torch's zip writer."""
+    if isinstance(error, OSError):
+        return not isinstance(error, ConnectionError)
+    return isinstance(error, SafetensorError) or "inline_container.cc" in str(error)
 
 
 def begin(folder: Path, content: Any, resume: bool) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
-from alignment.errors import ConcordError, TrainingError
+from alignment.errors import TrainingError
 
 # What the allocators of accelerators, of torch and of the system say.
 _TOLD = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
@@ -18,7 +18,7 @@ def memory_errors(advice: Sequence[str]) -> Iterator[None]:
         yield
     except Exception as error:
         told = str(error).lower()
-        if isinstance(error, ConcordError) or not (
+        if isinstance(error, TrainingError) or not (
             isinstance(error, MemoryError) or any(part in told for part in _TOLD)
         ):
             raise

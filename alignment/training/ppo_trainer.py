@@ -29,7 +29,7 @@ from alignment.models.loading import pad_id
 from alignment.models.trunk import POLICY, REFERENCE, REWARD, RoleOutput, Trunk
 from alignment.records import text_of
 from alignment.training import ppo_math
-from alignment.training.checkpoints import mark_complete
+from alignment.training.checkpoints import could_not_write, mark_complete
 from alignment.training.ppo_invariants import SAME_STATES, GradientCheck, check_start
 from alignment.training.ppo_reward import RewardMix
 from alignment.training.ppo_state import load_state, save_state
@@ -444,8 +444,10 @@ class PPOTrainer(GRPOTrainer):
             self.accelerator.wait_for_everyone()  # each process leaves its random state there
             if self.args.should_save:
                 mark_complete(folder)
-        except Exception as error:  # a full disk comes as OSError, RuntimeError or SafetensorError
+        except Exception as error:
             shutil.rmtree(folder, ignore_errors=True)
+            if not could_not_write(error):
+                raise
             raise InputError(
                 f"The checkpoint {folder} could not be written ({error}). The last good checkpoint was kept: free some "
                 "space, then go on with `concord runs resume`."
