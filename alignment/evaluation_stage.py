@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -193,14 +193,11 @@ def evaluation_figures(found: Evaluation) -> dict[str, Any]:
     comparison = found.comparison()
     before, after = comparison.before, comparison.after
 
-    def ends(value: Any) -> dict[str, float]:
-        return {"mean": value.mean, "low": value.low, "high": value.high}
-
     figures = {
-        "toxicity_before": ends(before.toxicity),
-        "toxicity_after": ends(after.toxicity),
+        "toxicity_before": asdict(before.toxicity),
+        "toxicity_after": asdict(after.toxicity),
         "toxicity_reduction": comparison.reduction.mean if comparison.reduction else None,
-        "toxicity_difference": ends(comparison.difference),
+        "toxicity_difference": asdict(comparison.difference),
         "p_value": comparison.p_value,
         "perplexity_before": before.perplexity,
         "perplexity_after": after.perplexity,
@@ -239,7 +236,9 @@ def _named_model(job: Job, text: str, checkpoints: bool) -> list[tuple[str, str]
 def _place_of(job: Job, place: str) -> str:
     """A model's folder or hub id; `demo` and ids of runs are looked up, runs of another workspace refused."""
     if place == "demo":
-        return job.base_model() if job.config.base_model == "demo" else _demo(job)
+        from alignment.demo_base import ensure_demo_model
+
+        return str(ensure_demo_model(job.progress))
     folder = Path(place)
     if job.workspace is None:
         return place
@@ -261,12 +260,6 @@ def _place_of(job: Job, place: str) -> str:
                 "--prompts and --out)."
             )
     return place
-
-
-def _demo(job: Job) -> str:
-    from alignment.demo_base import ensure_demo_model
-
-    return str(ensure_demo_model(job.progress))
 
 
 def train_scorer(job: Job, texts: Path, name: str) -> dict[str, Any]:

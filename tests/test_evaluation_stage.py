@@ -10,7 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file, save_file
 
-from alignment import cli
+from alignment import cli, demo_base, evaluation_stage
 from alignment.config import load_config
 from alignment.evaluation import paired
 from alignment.evaluation.evaluation import read_evaluation
@@ -24,6 +24,7 @@ from alignment.feedback.store import now
 from alignment.files import read_json, write_json
 from alignment.models.demo_model import train_tokenizer
 from alignment.models.loading import load_causal_lm
+from alignment.pipeline import Job
 from alignment.workspace import Workspace
 from tests.conftest import tiny_causal_lm
 from tests.test_reward_trust import trust_of
@@ -263,6 +264,13 @@ def test_bad_input_is_refused_before_anything_is_generated(capsys, here, llama_f
     assert "cannot be imported" in no(*two, "--scorer", "no_such_module:score")
     assert "cannot be imported" in no(*two, "--scorer", "letter_scorer:missing")
     assert "probe" in no(*two, "--probe", "missing.txt")
+
+
+def test_demo_names_the_demo_model_whatever_the_base_is(monkeypatch):
+    monkeypatch.setattr(demo_base, "ensure_demo_model", lambda progress: Path("/cache/demo"))
+    for base in ("demo", "org/model"):
+        job = Job(load_config(None, [f"base_model={base}"]), files={"model": "org/other"})
+        assert evaluation_stage._named_model(job, "x=demo", False) == [("x", "/cache/demo")]
 
 
 def test_a_callable_that_returns_no_numbers_is_refused(capsys, here):

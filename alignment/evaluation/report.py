@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from alignment import __version__
@@ -32,6 +32,7 @@ from alignment.evaluation.material import Material
 from alignment.evaluation.plots import visible
 from alignment.evaluation.reward_evidence import EVIDENCE_FILE
 from alignment.evaluation.reward_page import reward_section
+from alignment.evaluation.templates import page_templates
 from alignment.evaluation.verdict import (
     BETTER,
     DISAGREE,
@@ -203,14 +204,7 @@ def shown_rows(rows: Sequence[PromptRow]) -> tuple[list[PromptRow], int]:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates()
     environment.filters.update(
         shown=report_table.shown, figure=report_table.figure_tag, flat=_flat, marked=marked
     )

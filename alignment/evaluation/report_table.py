@@ -144,8 +144,13 @@ def figure_tag(value: Interval | float | None, style: str, path: str) -> Markup:
     number = value.mean if isinstance(value, Interval) else value
     if number is None:
         return Markup("–")
+    return data_tag(number, path, shown(number, style))
+
+
+def data_tag(number: float, path: str, text: str) -> Markup:
+    """A number as `<data>`, read as `text`; `path`: its place in the JSON."""
     return Markup('<data value="{}" data-figure="{}">{}</data>').format(
-        repr(float(number)), path, shown(number, style)
+        repr(float(number)), path, text
     )
 
 

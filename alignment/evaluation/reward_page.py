@@ -9,13 +9,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup, escape
 
 from alignment.evaluation import reward_plots, reward_table
 from alignment.evaluation.plots import visible
-from alignment.evaluation.report_table import json_path
+from alignment.evaluation.report_table import data_tag, json_path
 from alignment.evaluation.reward_table import Cell, Value
+from alignment.evaluation.templates import page_templates
 from alignment.files import write_text
 
 
@@ -93,15 +94,7 @@ def reward_section(
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: visible(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment
+    return page_templates()
 
 
 def _tag(value: Any, style: str, path: tuple[str | int, ...]) -> Markup:
@@ -111,6 +104,4 @@ def _tag(value: Any, style: str, path: tuple[str | int, ...]) -> Markup:
         return Markup("{} ({} to {})").format(mean, low, high)
     if value is None:
         return Markup("not known")
-    return Markup('<data value="{}" data-figure="{}">{}</data>').format(
-        repr(float(value)), json_path(*map(str, path)), reward_table.as_text(value, style)
-    )
+    return data_tag(value, json_path(*map(str, path)), reward_table.as_text(value, style))

@@ -169,18 +169,24 @@ def markdown(trust: dict[str, Any]) -> Iterator[str]:
     def draw(value: Value) -> str:
         return as_text(value.of(trust), value.style)
 
-    yield from _table(("figure", "value", "what it is"), lines(trust, draw))
+    yield from head("figure", "value", "what it is")
+    yield from (row(*line) for line in lines(trust, draw))
     for title, columns, rows in tables(trust):
         yield from ("", f"{title}:", "")
-        drawn = [[one if isinstance(one, str) else draw(one) for one in row] for row in rows]
-        yield from _table(columns, drawn)
+        yield from head(*columns)
+        for cells in rows:
+            yield row(*(one if isinstance(one, str) else draw(one) for one in cells))
 
 
-def _table(columns: Any, rows: Any) -> Iterator[str]:
-    yield "| " + " | ".join(columns) + " |"
+def head(*columns: str) -> Iterator[str]:
+    """The lines that begin a table of Markdown."""
+    yield row(*columns)
     yield "|" + "---|" * len(columns)
-    for row in rows:
-        yield "| " + " | ".join(cell(text) for text in row) + " |"
+
+
+def row(*cells: str) -> str:
+    """One line of it."""
+    return "| " + " | ".join(map(cell, cells)) + " |"
 
 
 def cell(text: str) -> str:

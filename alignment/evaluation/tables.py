@@ -44,7 +44,7 @@ def _lines(
     if main.concerns:
         yield from ("At what price:", "", *(f"- {concern}" for concern in main.concerns), "")
     yield from ("### Toxicity by each scorer", "")
-    columns = (
+    yield from reward_table.head(
         "model",
         "scorer",
         "before",
@@ -55,14 +55,13 @@ def _lines(
         "reduction",
         "finding",
     )
-    yield from _head(columns)
     for name, pair in found.pairs.items():
         for card in found.scorers:
             change = pair.scorers[card.name]
             before, after = (
                 found.model(m).toxicity[card.name].mean.mean for m in (found.reference, name)
             )
-            yield _row(
+            yield reward_table.row(
                 name,
                 card.name,
                 shown(before, "score"),
@@ -76,12 +75,14 @@ def _lines(
                 else change.verdict,
             )
     yield from ("", f"### Every figure, toxicity by {found.card().name}", "")
-    yield from _head(("figure", *(model.name for model in found.models)))
+    yield from reward_table.head("figure", *(model.name for model in found.models))
     summaries = [ModelSummary.of(model, found.card().name) for model in found.models]
     for figure in figures_of(found):
         values = [figure.value(summary) for summary in summaries]
         numbers = [v.mean if isinstance(v, Interval) else v for v in values]
-        yield _row(f"{figure.label} ({figure.meaning})", *(shown(n, figure.style) for n in numbers))
+        yield reward_table.row(
+            f"{figure.label} ({figure.meaning})", *(shown(n, figure.style) for n in numbers)
+        )
     yield from _categories(found)
     yield from _people(people, reviews)
     yield from ("", "### How it was measured", "")
@@ -101,8 +102,8 @@ def _categories(found: Evaluation) -> Iterator[str]:
     if not changes:
         return
     yield from ("", f"### By category of prompts, {found.candidate}", "")
-    yield from _head(
-        ("category", "prompts", "scorer", "before", "after", "difference", "95% interval")
+    yield from reward_table.head(
+        "category", "prompts", "scorer", "before", "after", "difference", "95% interval"
     )
     for category, scorers in changes.items():
         for name, change in scorers.items():
@@ -110,7 +111,7 @@ def _categories(found: Evaluation) -> Iterator[str]:
                 found.model(m).categories[category][name].mean.mean
                 for m in (found.reference, found.candidate)
             )
-            yield _row(
+            yield reward_table.row(
                 category,
                 str(change.prompts),
                 name,
@@ -155,15 +156,6 @@ def _evidence(evidence: dict[str, Any] | None) -> Iterator[str]:
             "",
             *(f"- {reward_table.cell(message)}" for message in model["result"]["messages"]),
         )
-
-
-def _head(columns: tuple[str, ...]) -> Iterator[str]:
-    yield _row(*columns)
-    yield "|" + "---|" * len(columns)
-
-
-def _row(*cells: str) -> str:
-    return "| " + " | ".join(reward_table.cell(cell) for cell in cells) + " |"
 
 
 def csv_table(found: Evaluation, material: Material) -> str:
