@@ -44,6 +44,7 @@ SPAN_TEXTS = 2000  # toxic texts whose toxic words are looked for, at most
 def toxicity(job: Job) -> dict[str, Any]:
     """Base against policy on the held-out prompts, under the names `before` and `after`."""
     prompts = job.prompts("held-out")
+    job = job.settled("policy", job.policy())
     base, policy = job.base_model(), str(job.policy())
     inputs = {"model": base, "policy": policy, "prompts": [p.prompt_id for p in prompts]}
     return _generate_and_compare(job, [(BEFORE, base), (AFTER, policy)], prompts, inputs)

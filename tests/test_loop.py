@@ -124,7 +124,10 @@ def test_the_workspace_can_trace_its_figures(finished):
     assert len(store.rankings()) == 24 * 3
     kinds = {row["kind"] for row in people.labelers(store) if row["simulated"]}
     assert kinds == {"careful", "noisy", "random", "reversed", "position-biased"}
-    report = folder / "runs" / run_queue.latest_run(store, "evaluate").run_id / "report.html"
+    judged = run_queue.latest_run(store, "evaluate").run_id
+    policy = run_queue.request_of(store, judged).files["policy"]
+    assert policy == str((folder / "runs" / run_queue.latest_run(store, "ppo").run_id).resolve())
+    report = folder / "runs" / judged / "report.html"
     assert "<html" in report.read_text() and "http://" not in report.read_text().replace(
         "http://www.w3.org", ""
     )
