@@ -18,6 +18,7 @@ from alignment.cli_shared import (
     SetOption,
     WorkspaceOption,
     job,
+    launch_options,
     rows,
 )
 
@@ -156,7 +157,7 @@ _FIGURES = ("number", "toxicity_before", "toxicity_after", "alpha", "agreement",
 
 
 def check(
-    stage: StageArgument,
+    stage: Annotated[str, typer.Argument(help="sample, consensus, reward, ppo or evaluate.")],
     assignments: SetOption = None,
     source: Annotated[str | None, typer.Option(help=SOURCE_HELP)] = None,
     fsdp: FsdpOption = None,
@@ -168,11 +169,10 @@ def check(
     the stage's last run, and what a training will need."""
     from alignment import run_data
 
-    devices = fsdp or nproc or 1
     with job(None, workspace, None, None) as work:
         work._store("workspace")
         found = run_data.before_start(
-            work.workspace, stage, assignments or [], source, devices, fsdp is not None
+            work.workspace, stage, assignments or [], source, launch_options(fsdp, nproc)
         )
     _print(found, as_json)
 

@@ -83,7 +83,7 @@ def me() -> str:
 
 
 def launch_options(
-    fsdp: int | None, nproc: int | None, launch_config: Path | None
+    fsdp: int | None, nproc: int | None, launch_config: Path | None = None
 ) -> dict[str, Any]:
     """How to spread a run over processes, as it is kept with the run; empty where it stays in one."""
     file = None if launch_config is None else str(launch_config.resolve())

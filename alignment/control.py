@@ -25,7 +25,7 @@ from alignment.feedback.snapshot import Snapshot
 from alignment.files import disk_errors, read_json, write_json
 from alignment.pipeline import Job
 from alignment.progress import Progress, silent
-from alignment.training.launch import check_rollout
+from alignment.training.launch import check_rollout, launch_of
 from alignment.workspace import STOP_FILE, Workspace, new_run_id, run_folder, versions
 
 LOG_FILE, PROGRESS_FILE, BIN_FOLDER = "run.log", "progress.json", "bin"
@@ -176,8 +176,9 @@ def _check(workspace: Workspace, stage: str, config: Config, launch: Mapping[str
         raise InputError(f"Only training runs on several processes, not {stage}: leave that out.")
     if stage in BASED:
         check_base_name(config.base_model, workspace.folder)
-    if stage == "ppo" and "config_file" not in launch:
-        check_rollout(config.ppo, launch.get("fsdp") or launch.get("nproc") or 1)
+    spread = launch_of(**launch)
+    if stage == "ppo":
+        check_rollout(config.ppo, spread.processes if spread else 1)
 
 
 def _settled(

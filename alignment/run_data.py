@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -55,20 +55,22 @@ def before_start(
     stage: str,
     assignments: Sequence[str],
     source: str | None,
-    devices: int = 1,
-    fsdp: bool = False,
+    launch: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """`control.preview` with the `rankings` behind the run and, of a training, its `plan` or the `problem` with it."""
+    """`control.preview` with the `rankings` behind the run and, of a training, its `plan` or the `problem` with it.
+
+    `launch` names `fsdp` or `nproc` processes, or nothing.
+    """
     from alignment.run_plan import plan_run
 
     config = control.new_config(workspace, assignments, stage)
-    launch = {"fsdp" if fsdp else "nproc": devices} if devices > 1 else {}
     found = control.preview(workspace, stage, config, source, launch)
     found["rankings"] = learns_from(workspace, stage, config.consensus.labelers, source)
     if stage in control.TRAINING:
         texts = longest_texts(workspace, stage, found["reads"])
         try:
-            found["plan"] = plan_run(config, stage, devices, fsdp, texts)
+            devices = max(launch.values(), default=1)
+            found["plan"] = plan_run(config, stage, devices, "fsdp" in launch, texts)
         except ConcordError as error:
             found["plan"] = {"problem": str(error)}
     return found
