@@ -37,8 +37,8 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
     def show(run_id: str | None, who: Account) -> list[Any]:
         """Values for the choice, report, reviews, form, table, what people said, the tab of texts, and what awaits."""
         there = evaluations.finished(store)
-        awaits = [run.run_id for run in awaiting_verdict(store)]
-        first = next((r for r in there if r.run_id in awaits), None) or next(iter(there), None)
+        awaits = awaiting_verdict(store)
+        first = next((r for r in there if r in awaits), None) or next(iter(there), None)
         chosen = next((r for r in there if r.run_id == run_id), None) or first
         choices = [(_choice(run, store), run.run_id) for run in there]
         value = None if chosen is None else chosen.run_id
@@ -50,7 +50,7 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
             evaluations.runs_table(there, chosen, store),
             people_panel(chosen, store, who),
             gr.Tab(interactive=chosen is not None),
-            awaiting_panel(store, who),
+            awaiting_panel(store, who, awaits),
         ]
 
     def first(request: gr.Request) -> list[Any]:
@@ -84,7 +84,8 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
         with evaluations.told():
             opened = review_stage.open_round(store, folder, run.run_id, who.account_id)
         gr.Info(f"{len(opened.pairs)} pairs wait on the page Compare, for you and for labelers.")
-        return [people_panel(run, store, who), awaiting_panel(store, who)]
+        awaits = awaiting_verdict(store)
+        return [people_panel(run, store, who), awaiting_panel(store, who, awaits)]
 
     with page_blocks("Review") as blocks, gr.Column(elem_classes="c-body"):
         awaiting = gr.HTML(apply_default_css=False)

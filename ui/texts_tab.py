@@ -20,7 +20,7 @@ LONGEST_SEARCH = 200
 def texts_tab(
     access: Access, store: Store, workspace: Path, choice: gr.Dropdown, tab: gr.Tab
 ) -> None:
-    """Fill `tab`. `choice` holds the run; nothing is read before the tab is opened."""
+    """Fill `tab`. `choice` holds the run; read when the tab is opened, and when another run is chosen."""
 
     def folder_of(run_id: str | None, request: gr.Request) -> Path:
         access.require(request, REVIEWERS)
@@ -55,7 +55,7 @@ def texts_tab(
         page: float | None,
         request: gr.Request,
     ) -> list[Any]:
-        """The page that is asked for."""
+        """The page that is asked for; the first one after a filter has changed."""
         folder = folder_of(run_id, request)
         words = (search or "")[:LONGEST_SEARCH]
         at = int(page or 1)
@@ -64,18 +64,6 @@ def texts_tab(
                 folder, model, scorer, category or "", change or "", words, at
             )
         return [html, gr.Number(value=min(at, pages), maximum=pages, label=f"Page, of {pages}")]
-
-    def anew(
-        run_id: str | None,
-        model: str | None,
-        scorer: str | None,
-        category: str | None,
-        change: str | None,
-        search: str | None,
-        request: gr.Request,
-    ) -> list[Any]:
-        """The first page, after a filter has changed."""
-        return look(run_id, model, scorer, category, change, search, 1, request)
 
     with gr.Row():
         model = gr.Dropdown(label="Model", choices=[], visible=False, min_width=190)
@@ -89,9 +77,10 @@ def texts_tab(
         number = gr.Number(label="Page", value=1, minimum=1, precision=0, step=1, min_width=190)
     sides = gr.HTML(apply_default_css=False)
     asked = [choice, model, scorer, category, change, search]
+    first = gr.State(1)
     fields = [model, scorer, category, change, search, number, sides]
     tab.select(filters, choice, fields, **QUIET)
     choice.input(filters, choice, fields, **QUIET)
     for part in (model.input, scorer.input, category.input, change.input, search.submit):
-        part(anew, asked, [sides, number], **QUIET)
+        part(look, [*asked, first], [sides, number], **QUIET)
     number.input(look, [*asked, number], [sides, number], **QUIET)
