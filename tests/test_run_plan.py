@@ -1,5 +1,7 @@
 """The plan of one run as the form has it, and the process that makes it."""
 
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -122,8 +124,9 @@ def test_the_planner_answers_from_another_process_and_goes_on_after_an_error(
             long = configured("models/base", "ppo.response_length=100000")
             planner.plan_run(long, "ppo", 1, False, UNKNOWN)
         assert planner._process.pid == first
+        os.kill(first, signal.SIGSTOP)  # it cannot answer, however fast the machine is
+        planner._patience = 0.1
         with pytest.raises(ModelError, match="Change something to try again"):
-            planner._patience = 0.01
             planner.plan_run(configured("models/base"), "ppo", 1, False, UNKNOWN)
         planner._patience = 200
         assert planner.plan_run(configured("models/base"), "ppo", 1, False, UNKNOWN)["fits"]
