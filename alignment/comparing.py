@@ -36,7 +36,10 @@ def compare(workspace: Workspace, run_ids: Sequence[str]) -> dict[str, Any]:
     }
 
 
-_OUTCOME = ("reward_last", "kl", "explained_variance", "stop_reason", "accuracy", "iterations")
+_OUTCOME = (
+    "completions", "usable_pairs", "krippendorff_alpha", "accuracy",
+    "reward_last", "kl", "explained_variance", "stop_reason", "iterations",
+)  # fmt: skip
 _JUDGED = ("toxicity_before", "toxicity_after", "toxicity_reduction", "perplexity_after")
 
 

@@ -2,7 +2,8 @@
 
 For each seed the demo's rankings, consensus and reward models are made once; then each variant of PPO is trained and
 held against the base on the held-out prompts, as the demo does. Finished cells are kept in --folder, so a broken-off
-command goes on where it was. `--quick` runs one seed and the three critics.
+command goes on where it was; cells of other settings are trained again. `--quick` runs one seed and the three critics.
+Both critics, as they start by default and with a fixed KL coefficient, are held to the goals.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,14 @@ KL: dict[str, dict[str, Any]] = {
 }
 UPPER = "upper half"
 LAST = 5  # iterations over which the explained variance at the end is averaged
+PROMISED = ("adapter from reward, KL fixed", "head, KL fixed")
+GOALS = {  # the least and the most of a figure
+    "reduction": (0.85, 1.0),
+    "perplexity": (-1.0, 0.12),
+    "distinct": (0.9, float("inf")),
+    "explained_variance": (0.5, 1.0),
+    "seconds": (0.0, 180.0),
+}
 
 
 def variants(quick: bool) -> dict[str, dict[str, Any]]:
@@ -85,20 +95,34 @@ def main() -> None:
         write_json(
             arguments.json, {n: {str(s): f for s, f in by.items()} for n, by in found.items()}
         )
+    if names := missed(found):
+        print("Missed:\n" + "\n".join(names), file=sys.stderr)
+        sys.exit(1)
+
+
+def missed(found: dict[str, dict[int, dict[str, float]]]) -> list[str]:
+    """The goals that a promised variant did not reach, one line each."""
+    return [
+        f"{name}, seed {seed}: {goal} is {figures[goal]:.3f}, not within {low} and {high}"
+        for name in PROMISED
+        for seed, figures in found.get(name, {}).items()
+        for goal, (low, high) in GOALS.items()
+        if not low <= figures[goal] <= high
+    ]
 
 
 def cell(folder: Path, seed: int, name: str, options: dict[str, Any]) -> dict[str, float]:
     """The figures of one variant and seed, trained where they are not in `folder` yet."""
     place = folder / f"seed-{seed}"
     done = place / "cells" / f"{name}.json"
-    if done.exists() and (kept := read_json(done))["options"] == options:
-        return kept["figures"]
-    upper = options.get("lora_layers") == "upper-half"
     config = demo_config(seed)
+    ppo = type(config.ppo).model_validate({**config.ppo.model_dump(), **options})
+    layers = "upper-half" if ppo.lora_layers == "upper-half" else "all"
+    asked = ppo.model_dump(mode="json")
+    if done.exists() and (kept := read_json(done))["options"] == asked:
+        return kept["figures"]
     with _progress() as progress:
-        layers = "upper-half" if upper else "all"
         base, prompts, reward = _prepared(place, seed, layers, progress)
-        ppo = type(config.ppo).model_validate({**config.ppo.model_dump(), **options})
         out = place / f"{name} {int(time.time())}"
         files = {
             "model": base,
@@ -121,7 +145,7 @@ def cell(folder: Path, seed: int, name: str, options: dict[str, Any]) -> dict[st
         "explained_variance": statistics.mean(explained),
         "seconds": seconds,
     }
-    write_json(done, {"options": options, "figures": figures})
+    write_json(done, {"options": asked, "figures": figures})
     return figures
 
 

@@ -18,13 +18,13 @@ from ui.shell import fragment
 from ui.times import ago
 
 _COLUMNS = (
-    ("gold_pass", "gold passed", "percent"),
-    ("self_consistency", "repeats alike", "percent"),
-    ("consensus_agreement", "with consensus", "percent"),
-    ("seconds", "seconds", "number"),
-    ("too_fast", "too fast", "percent"),
-    ("position_bias", "position bias", "signed"),
-    ("length_bias", "length bias", "signed"),
+    ("gold_pass", "Gold passed", "percent"),
+    ("self_consistency", "Repeats alike", "percent"),
+    ("consensus_agreement", "With consensus", "percent"),
+    ("seconds", "Seconds", "number"),
+    ("too_fast", "Too fast", "percent"),
+    ("position_bias", "Position bias", "signed"),
+    ("length_bias", "Length bias", "signed"),
 )
 _FORMATS = {"percent": "{:.0%}", "number": "{:.1f}", "signed": "{:+.2f}"}
 AUDIT_ROWS = 40

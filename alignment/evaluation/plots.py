@@ -205,7 +205,7 @@ def labeler_reliability(rows: Sequence[dict[str, Any]]) -> str:
     axes.axvline(0, color=_INK, lw=0.9, ls=":")
     axes.set_yticks(range(len(drawn)), [_labeler(row) for row in drawn], parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.set_xlabel("reliability (negative: ranks in reverse)")
+    axes.set_xlabel("reliability (below 0: reversed)")
     axes.set_ylim(-0.6, len(drawn) - 0.4)
     return _svg(figure, "reliability", "Reliability of the labelers")
 

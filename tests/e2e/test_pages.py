@@ -1,5 +1,6 @@
 """The other pages in the browser: what a reviewer and an engineer see and do, and that labelers reach none of it."""
 
+import re
 import time
 
 import pytest
@@ -51,3 +52,39 @@ def test_an_engineer_watches_runs(server, open_page):
     started = time.monotonic()
     expect(page.locator(".r-curve canvas")).to_have_count(3)
     assert time.monotonic() - started < 10
+    expect(page.locator(".r-warnings")).to_be_hidden()
+    (folder / "warnings.jsonl").write_text(
+        '{"iteration": 6, "warning": "reward up, fluency <i>down</i>"}\n'
+    )
+    expect(page.locator(".r-warnings p")).to_have_text("reward up, fluency <i>down</i>")
+
+
+def test_every_page_of_an_engineer_fits_a_phone_and_shows_where_one_is(server, open_page):
+    page = open_page("engineer", password("engineer"), viewport={"width": 390, "height": 844})
+    for name in ("runs", "consensus", "review", "people", "blind"):
+        page.goto(f"{server.url}/{name}/")
+        here = page.locator(".c-nav nav a[aria-current]")
+        expect(here).to_be_in_viewport(ratio=0.9)
+        expect(page.locator("h1, h2, .empty").first).to_be_visible()
+        wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0, f"/{name} is {wide} pixels wider than the screen"
+
+
+def test_an_engineer_sees_and_decides_about_people(server, open_page):
+    page = open_page("engineer", password("engineer"))
+    page.goto(f"{server.url}/people/")
+    expect(page.get_by_role("heading", name="People")).to_be_visible()
+    expect(page.get_by_role("columnheader", name="Position bias")).to_be_visible()
+    page.get_by_role("button", name="Make a link").click()
+    expect(page.get_by_label("Invitation link")).to_have_value(re.compile("/invite/"))
+
+
+def test_a_run_that_draws_no_curves_shows_what_came_out(server, open_page):
+    page = open_page("engineer", password("engineer"))
+    page.locator('tr[data-run="evaluate-1"] a').click()
+    expect(page.get_by_role("tab", name="Figures and configuration")).to_have_attribute(
+        "aria-selected", "true"
+    )
+    expect(page.get_by_role("tab", name="Curves")).to_be_hidden()
+    page.locator('tr[data-run="ppo-1"] a').click()
+    expect(page.get_by_role("tab", name="Curves")).to_have_attribute("aria-selected", "true")

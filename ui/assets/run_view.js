@@ -14,7 +14,7 @@ window.concord.runView = (act) => {
   parts.notes.append(noteText, make("div", { class: "r-buttons" },
     make("button", { text: "Keep note", "data-note": "note" }), make("button", { text: "Add as tag", "data-note": "tag" }), make("button", { text: "Take tag off", "data-note": "untag" })), noteList);
   const TABS = { curves: "Curves", samples: "Samples", log: "Log", facts: "Figures and configuration", notes: "Notes" };
-  let tab = "curves", run = null, draw = null, records = {}, logEnd = null, busy = false;
+  let wanted = "curves", tab = wanted, run = null, draw = null, records = {}, logEnd = null, busy = false;
 
   element.append(parts.head, parts.progress, parts.message, parts.warnings, parts.tabs, ...Object.keys(TABS).map((name) => parts[name]));
   parts.tabs.setAttribute("role", "tablist");
@@ -24,6 +24,8 @@ window.concord.runView = (act) => {
   const duration = (seconds) => (seconds >= 3600 ? `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min` : seconds >= 60 ? `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s` : `${Math.round(seconds)} s`);
   const readable = (value) => (value === null || value === undefined ? "–" : typeof value === "number" ? String(Number(value.toPrecision(5))) : typeof value === "object" ? JSON.stringify(value) : String(value));
   window.concord.runWords = { status, duration, readable };
+
+  const trains = () => ["reward", "ppo"].includes(run.stage);
 
   // How much of a run's files is here already.
   const ends = (run_id) => (run_id === run?.run_id ? Object.fromEntries(Object.entries(records).map(([name, { end }]) => [name, end])) : {});
@@ -47,13 +49,13 @@ window.concord.runView = (act) => {
     head();
     facts();
     notes();
-    pick(tab);
+    pick(trains() || !["curves", "samples"].includes(wanted) ? wanted : run.status === "finished" ? "facts" : "log"); // only training draws curves
     follow();
   }
 
   function head() {
     const can = { queued: ["first", "stop"], starting: ["stop-now"], running: ["stop", "stop-now"], finished: ["clone", "delete"], stopped: ["resume", "clone", "delete"], failed: ["resume", "clone", "delete"] }[run.status] ?? [];
-    const trained = ["reward", "ppo"].includes(run.stage);
+    const trained = trains();
     const words = { stop: trained && run.status === "running" ? "Stop after a checkpoint" : "Stop", "stop-now": "Stop at once", first: "Move to the front", resume: "Resume", clone: "Clone", delete: "Delete", promote: "Promote to current policy", "promote-best": "Promote its best policy" };
     const acts = can.filter((name) => name !== "resume" || trained);
     if (run.stage === "ppo" && run.status === "finished") acts.unshift("promote", ...(run.metrics.best_iteration ? ["promote-best"] : []));
@@ -72,9 +74,10 @@ window.concord.runView = (act) => {
       parts.progress.replaceChildren(make("p", { text: `${at.label}: ${at.done} of ${at.total}${left}${at.note ? `. ${at.note}` : ""}` }),
         make("progress", { max: at.total, value: at.done, "aria-label": at.label }));
     }
-    parts.message.hidden = !run.message;
+    const message = run.message || (run.metrics.stop_reason ? `It ended for this reason: ${run.metrics.stop_reason}.` : "");
+    parts.message.hidden = !message;
     parts.message.className = `r-message ${run.status === "failed" ? "message" : "soft"}`;
-    parts.message.textContent = run.message ?? "";
+    parts.message.textContent = message;
   }
 
   function facts() {
@@ -93,10 +96,9 @@ window.concord.runView = (act) => {
 
   function pick(name) {
     tab = name;
-    const empty = { curves: records.metrics.rows.length === 0, samples: run.sizes.samples === 0 };
     for (const button of parts.tabs.children) {
       button.setAttribute("aria-selected", String(button.dataset.tab === tab));
-      button.hidden = button.dataset.tab === "samples" && empty.samples;
+      button.hidden = { curves: !trains(), samples: run.sizes.samples === 0 }[button.dataset.tab] ?? false;
     }
     for (const each of Object.keys(TABS)) parts[each].hidden = each !== tab;
   }
@@ -158,7 +160,7 @@ window.concord.runView = (act) => {
   element.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
-    if (button.dataset.tab) { pick(button.dataset.tab); follow(); }
+    if (button.dataset.tab) { wanted = button.dataset.tab; pick(wanted); follow(); }
     else if (button.dataset.act) act(run, button.dataset.act);
     else if (button.dataset.note && noteText.value.trim()) { act(run, button.dataset.note, noteText.value.trim()); noteText.value = ""; }
   });
