@@ -247,12 +247,14 @@ class RewardTrainingConfig(LoraSection):
 class RewardSource(Section):
     """One term of the reward: weight x (score - mean) / std."""
 
-    kind: Literal["reward-model", "callable", "scorer", "model"] = Field(
+    kind: Literal["reward-model", "callable", "scorer", "model", "fluency"] = Field(
         "reward-model",
-        description="the reward model; module:function; a toxicity scorer, negated; another reward model's folder",
+        description="the reward model; module:function; a toxicity scorer, negated; another reward model's folder; "
+        "the log-likelihood per token under the reference",
     )
     name: str = Field(
-        "", description="module:function, the scorer or the folder; empty for the reward model"
+        "",
+        description="module:function, the scorer or the folder; empty for reward model and fluency",
     )
     weight: float = Field(1.0, description="weight of this term in the sum")
     mean: float | None = Field(
@@ -266,7 +268,7 @@ class RewardSource(Section):
 
     @model_validator(mode="after")
     def _named(self) -> RewardSource:
-        if self.kind != "reward-model" and not self.name:
+        if self.kind not in ("reward-model", "fluency") and not self.name:
             raise ValueError(f"a reward of kind {self.kind} needs a name")
         if self.kind == "callable" and ":" not in self.name:
             raise ValueError("name a callable reward as module:function")

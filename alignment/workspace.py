@@ -55,13 +55,15 @@ class Workspace:
 
     @classmethod
     def open(cls, folder: Path) -> Workspace:
-        """Open an existing workspace; `StoreError` where there is none, or a newer one."""
+        """Open an existing workspace, wherever it was moved to; `StoreError` where there is none, or a newer one."""
         folder = Path(folder).resolve()  # the processes of its runs work elsewhere
         if not (folder / STORE_FILE).exists():
             raise StoreError(
                 f"{folder} is not a Concord workspace. Make one with `concord init {folder}`."
             )
-        return cls(folder, Store(folder / STORE_FILE))
+        store = Store(folder / STORE_FILE)
+        runs.relocate(store, folder)
+        return cls(folder, store)
 
     @property
     def config_file(self) -> Path:

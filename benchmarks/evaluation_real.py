@@ -3,8 +3,8 @@
 The prompts are first halves of toxic sentences of ParaDetox (Logacheva et al. 2022, CC0; `--data` names the folder).
 The sentences are split by their hash into parts that share none: R trains the reward's scorer, J an independent scorer,
 H is held out for prompts. A small base model is trained for some minutes on all sentences but H and their neutral
-rewrites; its completions of prefixes outside H are labelled by R's scorer, a reward model learns from the pairs, PPO
-aligns a policy. Base and policy are then compared on prefixes of H by `profanity-check`, by J's scorer, and by R's
+rewrites; PPO aligns a policy on prefixes outside H, rewarded by R's scorer, by what the base finds likely, and for
+saying a few words. Base and policy are then compared on prefixes of H by `profanity-check`, by J's scorer, and by R's
 (which counts as the trainer). Each stage leaves a folder under `--out`; stages that are there are not run again.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import hashlib
-import itertools
 import json
 import sys
 import tempfile
@@ -22,34 +21,37 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from alignment import evaluation_stage, pipeline
 from alignment.cli import _private_and_quiet, _progress
 from alignment.config import Config
 from alignment.evaluation import linear_scorer
 from alignment.evaluation.toxicity import load_scorer
-from alignment.files import read_json, read_jsonl, write_json, write_jsonl
+from alignment.files import read_json, write_json, write_jsonl
 from alignment.models.demo_model import DemoRecipe, train_tokenizer, untrained
 from alignment.pipeline import Job
 from alignment.progress import Progress
-from alignment.records import Completion, PreferencePair, Prompt, short_id
+from alignment.records import Prompt, short_id
 
 SOURCE = "paradetox/paradetox_first9500.tsv.gz"
 TRAIN_PROMPTS, HELD_OUT_PROMPTS = 480, 300
+CLIP, FLUENCY = 1.5, 0.3
 GOALS = {"reduction": 0.5, "perplexity_rise": 0.10}
 RECIPE = DemoRecipe(vocab_size=2048, learning_rate=2e-3)
 EPOCHS = 2.0
-LABEL_GAP = 0.15  # pairs whose scores are nearer teach the reward model little
+TOXICITY = {"mean": -0.45, "std": 0.3}  # about those of the negated scores of the base's texts
 
 
-def config(seed: int, settings: dict[str, Any]) -> Config:
+def config(seed: int, scorer: Path, settings: dict[str, Any]) -> Config:
     """The settings of every stage; `settings` are those of PPO that are tried."""
-    generation = {"seed": seed, "max_new_tokens": 24, "batch_size": 64}
-    lora = {"lora_rank": 8, "lora_alpha": 16, "seed": seed, "learning_rate": 2e-3}
+    words = {"kind": "callable", "name": "benchmarks.evaluation_real:long_enough", "weight": 1.0}
+    fluency = {"kind": "fluency", "mean": -4.0, "weight": FLUENCY}
     tree = {
-        "sample": generation,
-        "reward": {**lora, "num_train_epochs": 3, "per_device_train_batch_size": 32},
         "ppo": {
             "seed": seed,
+            "rewards": [{"kind": "scorer", "name": str(scorer), **TOXICITY}, fluency, words],
+            "value_init": "zero",
             "max_iterations": 30,
             "batch_size": 96,
             "response_length": 24,
@@ -57,13 +59,18 @@ def config(seed: int, settings: dict[str, Any]) -> Config:
             "num_mini_batches": 4,
             "per_device_train_batch_size": 24,
             "learning_rate": 2e-3,
-            "kl_coef": 0.135,
-            "reward_clip": 0.5,
+            "kl_coef": 0.35,
+            "reward_clip": CLIP,
             "cliprange_value": 1.0,
             "eval_every": 10,
             **settings,
         },
-        "evaluate": {**generation, "top_p": 0.9},  # nucleus sampling, as RealToxicityPrompts
+        "evaluate": {  # nucleus sampling, as RealToxicityPrompts
+            "seed": seed,
+            "max_new_tokens": 24,
+            "batch_size": 64,
+            "top_p": 0.9,
+        },
     }
     return Config.model_validate(tree)
 
@@ -156,38 +163,11 @@ def prompts_of(sentences: list[tuple[str, list[str]]]) -> list[Prompt]:
 
 
 def long_enough(prompts: list[str], completions: list[str]) -> list[float]:
-    """A reward for `--ppo` that asks for a few words: -1 for an empty text, 0 from four words on."""
+    """A reward that asks for a few words: -1 for an empty text, 0 from four words on.
+
+    To the scorer an empty text is one of middling toxicity, so that falling silent would pay.
+    """
     return [min(len(text.split()), 4) / 4 - 1 for text in completions]
-
-
-def pairs_of(
-    prompts: list[Prompt], completions: list[Completion], scorer: Any
-) -> list[PreferencePair]:
-    """All pairs of completions of a prompt whose scores differ clearly, the less toxic one preferred."""
-    scores = scorer([c.text for c in completions])
-    texts = {p.prompt_id: p.prompt for p in prompts}
-    groups: dict[str, list[tuple[Completion, float]]] = {}
-    for completion, score in zip(completions, scores.tolist(), strict=True):
-        groups.setdefault(completion.prompt_id, []).append((completion, score))
-    pairs = []
-    for prompt_id, group in groups.items():
-        for first, second in itertools.combinations(group, 2):
-            (good, low), (bad, high) = sorted((first, second), key=lambda row: row[1])
-            if high - low >= LABEL_GAP and good.text != bad.text:
-                sure = 0.5 + (high - low) / 2
-                pairs.append(
-                    PreferencePair(
-                        texts[prompt_id],
-                        good.text,
-                        bad.text,
-                        sure,
-                        sure,
-                        prompt_id,
-                        good.completion_id,
-                        bad.completion_id,
-                    )
-                )
-    return pairs
 
 
 def run(
@@ -199,7 +179,7 @@ def run(
     epochs: float = EPOCHS,
 ) -> dict:
     """Every stage that is not there yet; returns the figures."""
-    sentences, tree = read_sentences(data), config(seed, settings)
+    sentences, tree = read_sentences(data), config(seed, out / "reward-scorer", settings)
     seconds_file = out / "seconds.json"
     seconds: dict[str, float] = read_json(seconds_file) if seconds_file.is_file() else {}
 
@@ -219,31 +199,16 @@ def run(
     prompts_file = out / "prompts.jsonl"
     if not prompts_file.is_file():
         write_jsonl(prompts_file, [p.to_json() for p in prompts_of(sentences)])
-    prompts = read_jsonl(prompts_file, Prompt.from_json)
     reward_scorer = stage(
         "reward-scorer", "scorer.json", lambda f: scorer_of("reward", sentences, f)
     )
     judge = stage("judge", "scorer.json", lambda f: scorer_of("judge", sentences, f))
     base = stage("base", "config.json", lambda f: base_model(sentences, f, seed, epochs, progress))
     files = {"model": base, "prompts": prompts_file}
-    sampled = stage("sampled", "completions.jsonl", lambda f: pipeline.sample(job(f, **files)))
-
-    def label(folder: Path) -> None:
-        said = read_jsonl(sampled / "completions.jsonl", Completion.from_json)
-        pairs = pairs_of(prompts, said, load_scorer(str(reward_scorer)))
-        write_jsonl(folder / "pairs.jsonl", [p.to_json() for p in pairs])
-
-    labelled = stage("labelled", "pairs.jsonl", label)
-    pairs = labelled / "pairs.jsonl"
-    reward = stage(
-        "reward",
-        "adapter_model.safetensors",
-        lambda f: pipeline.train_reward(job(f, model=base, pairs=pairs)),
-    )
     policy = stage(
         "policy",
         "adapter_model.safetensors",
-        lambda f: pipeline.train_ppo(job(f, **files, reward_model=reward)),
+        lambda f: pipeline.train_ppo(job(f, **files)),
     )
     scorers = {
         "scorer": "profanity-check",
@@ -266,7 +231,6 @@ def run(
     )
     return {
         "comparison": read_json(out / "compared" / "comparison.json"),
-        "reward": read_json(reward / "run.json")["metrics"],
         "seconds": read_json(seconds_file),
     }
 
@@ -307,8 +271,37 @@ def table(found: dict[str, Any]) -> list[str]:
         f"{aligned['self_bleu']:.3f}, length {base['length']:.1f} to {aligned['length']:.1f}, unfinished "
         f"{base['unfinished']:.3f} to {aligned['unfinished']:.3f}, loss on general text {base['probe_loss']:.3f} to "
         f"{aligned['probe_loss']:.3f} bits a byte. Verdict: {row['verdict']}.",
-        f"Reward model: held-out accuracy {found['reward']['accuracy']:.3f}. Seconds: {json.dumps(found['seconds'])}",
+        f"Seconds: {json.dumps(found['seconds'])}",
     ]
+    return lines
+
+
+def frontier(out: Path, weights: tuple[float, ...] = (0.0, FLUENCY)) -> list[str]:
+    """What the best of all policies would reach: base times exp(reward / beta), estimated by weighing the base's texts.
+
+    That is the policy of the greatest reward for its KL (Rafailov et al. 2023, arXiv:2305.18290, equation 4). The
+    weights are normalised within each prompt. `weights`: those of the reward's term `fluency`.
+    """
+    rows = [
+        json.loads(line)
+        for line in (out / "compared" / "completions_base.jsonl").read_text().splitlines()
+    ]
+    prompts = np.unique([row["prompt_id"] for row in rows], return_inverse=True)[1]
+    nats, tokens = (np.array([row[key] for row in rows]) for key in ("base_nll", "base_tokens"))
+    toxic = {
+        name: np.array([row["toxicity"][name] for row in rows]) for name in rows[0]["toxicity"]
+    }
+    kind = -(toxic["paradetox-reward"] + TOXICITY["mean"]) / TOXICITY["std"]
+    lines = ["| fluency | beta | " + " | ".join(toxic) + " | perplexity |", "|---" * 6 + "|"]
+    for weight in weights:
+        for beta in (1.2, 1.0, 0.8, 0.6):
+            reward = kind - weight * (nats / tokens - nats.sum() / tokens.sum())
+            share = np.exp(np.clip(reward, -CLIP, CLIP) / beta)
+            share /= np.bincount(prompts, share)[prompts]
+            cuts = [(share @ score) / share.sum() / score.mean() - 1 for score in toxic.values()]
+            rise = np.exp(share @ nats / (share @ tokens) - nats.sum() / tokens.sum()) - 1
+            told = " | ".join(f"{figure:+.1%}" for figure in (*cuts, rise))
+            lines.append(f"| {weight} | {beta} | {told} |")
     return lines
 
 
@@ -344,7 +337,11 @@ def main() -> None:
         hurried = ({"max_iterations": 3}, 0.1) if arguments.quick else ({}, EPOCHS)
         settings = {**hurried[0], **arguments.ppo}
         found = run(arguments.data, out, arguments.seed, settings, progress, hurried[1])
+        best = frontier(out)
     print("\n".join(table(found)))
+    print(
+        "\nThe best of all policies, estimated from the base's own completions:\n" + "\n".join(best)
+    )
     if arguments.json:
         write_json(arguments.json, found)
     if names := missed(found):

@@ -31,7 +31,7 @@ from alignment.sampling import as_completions, sample_completions
 from alignment.training.reward import train_reward
 from alignment.training.reward_trust import calibration, log_losses
 
-PROMPTS = 300
+PROMPTS, VALIDATION = 300, 0.2  # a temperature fitted on a tenth of the prompts scatters more
 FIVE = {"careful": 5, "noisy": 2, "random": 2, "reversed": 2, "position_biased": 1}
 GOALS = {"accuracy_of_ceiling": 0.95, "ece": 0.03, "points_over_majority": 8.0, "nats_saved": 0.0}
 
@@ -56,7 +56,7 @@ def demo(seeds: list[int]) -> tuple[dict[str, Any], bool]:
 def one_seed(seed: int) -> dict[str, Any]:
     """Every comparison for one seed."""
     prompts, completions = sampled(seed)
-    config = demo_config(seed).reward
+    config = demo_config(seed).reward.model_copy(update={"validation_fraction": VALIDATION})
     groups = grouped(completions)
     default = Labels(prompts, completions, SimulateConfig(seed=seed), "auto")  # pyright: ignore[reportCallIssue]
     soft = trained(default, config)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -434,3 +435,35 @@ def test_the_launch_is_kept_with_the_run_and_only_training_has_one(workspace):
     assert kept == {"consensus": {}, "reward": launch, "ppo": launch, "evaluate": {}}
     with pytest.raises(InputError, match="Only training"):
         control.submit(workspace, "sample", Config(), by="eve", launch=launch)
+
+
+def test_a_workspace_that_was_copied_works_on_its_own_files(workspace, tmp_path):
+    run_id = control.submit(workspace, "consensus", Config(), by="ann")
+    control.execute(workspace, run_id)
+    control.clone(workspace, run_id, [], by="ann")
+    pairs = str(workspace.folder / "runs" / run_id / "pairs.jsonl")
+    section = Config().reward.model_dump(mode="json")
+    reward = Run("reward-1", "reward", section, "finished", folder=str(tmp_path / "elsewhere"))
+    request = Request("reward-1", "reward", {}, {"pairs": pairs}, {}, created_by="ann")
+    run_queue.enqueue(workspace.store, reward, request)
+    new = tmp_path / "b\u00fccher" / "w"
+    shutil.copytree(workspace.folder, new)
+    for opening in range(2):
+        with Workspace.open(new) as copy:
+            assert runs.run(copy.store, run_id).folder == str(new / "runs" / run_id), opening
+            assert runs.run(copy.store, "reward-1").folder == str(tmp_path / "elsewhere")
+            asked = run_queue.request_of(copy.store, "reward-1")
+            assert asked is not None
+            assert asked.files == {"pairs": str(new / "runs" / run_id / "pairs.jsonl")}
+            clone = runs.runs(copy.store, "consensus")[0]
+            asked = run_queue.request_of(copy.store, clone.run_id)
+            assert asked is not None and asked.files["snapshot"].startswith(str(new))
+    assert runs.run(workspace.store, run_id).folder == str(workspace.folder / "runs" / run_id)
+    with Workspace.open(new) as copy:
+        control.stop(copy, "reward-1", by="ann")
+        control.stop(copy, clone.run_id, by="ann")
+        control.delete(copy, run_id, by="ann")
+    assert (workspace.folder / "runs" / run_id / "pairs.jsonl").is_file()
+    with Workspace.open(new.rename(tmp_path / "moved")) as moved:
+        control.restore(moved, run_id, by="ann")
+        assert (tmp_path / "moved" / "runs" / run_id / "pairs.jsonl").is_file()

@@ -68,6 +68,12 @@ def test_scores_by_hand():
     assert shaped.tolist() == [1.25, 4.5, -1.5]
 
 
+def test_likelihood_per_token_by_hand():
+    logps = torch.tensor([[-1.0, -2.0, 7.0], [-4.0, 7.0, 7.0], [7.0, 7.0, 7.0]])
+    mask = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert ppo_math.mean_log_likelihood(logps, mask).tolist() == [-1.5, -4.0, 0.0]
+
+
 def test_kl_estimates_by_hand():
     logps, ref = torch.tensor([0.0, 0.0, -1.0]), torch.tensor([0.0, -math.log(2), -3.0])
     assert torch.allclose(ppo_math.kl_k1(logps, ref), torch.tensor([0.0, math.log(2), 2.0]))

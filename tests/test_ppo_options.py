@@ -181,12 +181,21 @@ def in_deviations(scores, scale):
     return (np.asarray(scores) - scale.mean) / scale.std
 
 
+def likelihood_per_token(trunk, prompt, completion):
+    """Mean log-probability of a completion's tokens under the base alone."""
+    with torch.no_grad(), trunk.model.disable_adapter():
+        logits = trunk.model(input_ids=torch.cat([prompt, completion])[None]).logits[0]
+    told = logits.log_softmax(-1)[len(prompt) - 1 : -1]
+    return float(told.gather(1, completion[:, None]).mean())
+
+
 def test_a_weighted_sum_of_all_kinds_of_reward(train, rollouts, llama_folder, reward_folder):
     rewards = [
         {"kind": "reward-model", "weight": 0.75},
         {**CALLABLE, "weight": 0.5},
         {"kind": "scorer", "name": "profanity-check", "weight": 2.0, "mean": -0.5},
         {"kind": "model", "name": str(reward_folder), "weight": -0.25},
+        {"kind": "fluency", "weight": 0.125, "mean": -3.0, "std": 2.0},
     ]
     train(
         rewards=rewards,
@@ -207,6 +216,8 @@ def test_a_weighted_sum_of_all_kinds_of_reward(train, rollouts, llama_folder, re
     mixed = 0.75 * in_deviations(own, trunk.scale)
     mixed += 0.5 * np.array([len(text) for text in texts]) / 10
     mixed += 2 * (0.5 - np.asarray(load_scorer("profanity-check")(texts)))
+    fluent = [likelihood_per_token(trunk, *pair) for pair in parts]
+    mixed += 0.125 * (np.array(fluent) + 3) / 2
     mixed -= 0.25 * in_deviations(other([row["prompt"] for row in rows], texts), scale)
     expected = np.clip(mixed, -5, 5) - 0.25 * np.array([len(ids) for _, ids in parts])
     expected -= [0.0 if row["finished"] else 1.0 for row in rows]
@@ -334,6 +345,22 @@ def test_a_reward_model_that_was_trained_in_full_rewards_ppo(train, full_reward_
     expected -= [0.0 if row["finished"] else 1.0 for row in rows]
     np.testing.assert_allclose([row["reward"] for row in rows], expected, atol=1e-5)
     assert np.std(raw) > 1e-3
+
+
+def test_fluency_alone_is_the_held_out_cost_with_its_sign_turned(train):
+    reward = [{"kind": "fluency", "mean": -5.0}]
+    train(
+        rewards=reward,
+        judge=None,
+        missing_eos_penalty=0,
+        reward_clip=1e3,
+        eval_every=1,
+        max_iterations=1,
+    )
+    found = [row for row in read_rows(train.out / "metrics.jsonl") if "eval_reward" in row]
+    assert found
+    for row in found:
+        assert row["eval_reward"] == pytest.approx(5 - row["eval_cost"], abs=1e-4)
 
 
 def test_the_mix_is_the_weighted_sum_and_names_what_is_broken():

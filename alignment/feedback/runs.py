@@ -80,6 +80,38 @@ def run_in(store: Store, stage: str, folder: Path) -> Run | None:
     return next((one for one in known if one.folder and Path(one.folder).resolve() == there), None)
 
 
+_NAMES_PATHS = {"runs": ("config", "inputs", "metrics"), "run_requests": ("config", "files")}
+
+
+def relocate(store: Store, home: Path) -> bool:
+    """Let the runs of a workspace that was moved or copied to `home` name their files there; whether any did not.
+
+    Runs lie in the folder `runs` of a workspace under their own id. Whatever else is named below the old place, such as
+    the reward model that a run has read, is named below the new one too. What lies outside stays as it is.
+    """
+    named = store.rows("SELECT run_id, folder FROM runs WHERE folder IS NOT NULL")
+    folders = [(row["run_id"], Path(row["folder"])) for row in named]
+    earlier = {
+        folder.parents[1]
+        for run_id, folder in folders
+        if folder.parts[-2:] == ("runs", run_id) and folder.parents[1] != home
+    }
+    if not earlier:
+        return False
+    with store.writing() as db:
+        for place in earlier:
+            old, new = f"{place}/", f"{home}/"
+            db.execute(
+                "UPDATE runs SET folder = ? || substr(folder, ?) WHERE substr(folder, 1, ?) = ?",
+                [new, len(old) + 1, len(old), old],
+            )
+            for table, columns in _NAMES_PATHS.items():
+                for column in columns:  # JSON: a path is quoted, and its letters may be escaped
+                    told = [json.dumps(old)[:-1], json.dumps(new)[:-1]]
+                    db.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", told)
+    return True
+
+
 def _run(row: dict[str, Any]) -> Run:
     for column in _JSON_COLUMNS:
         row[column] = json.loads(row[column]) if row[column] else {}

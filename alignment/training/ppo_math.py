@@ -43,6 +43,11 @@ def masked_whiten(
     return (white if shift_mean else white + mean) * mask
 
 
+def mean_log_likelihood(logps: Tensor, mask: Tensor) -> Tensor:
+    """Log-likelihood per token [B] in nats of completions with `logps` [B, T]; 0 for one without tokens."""
+    return (logps * mask).sum(1) / mask.sum(1).clamp(min=1)
+
+
 def mixed_scores(raw: Tensor, weights: Tensor, means: Tensor, stds: Tensor) -> Tensor:
     """Weighted sum [B] of the terms of the reward, raw scores [B, N], each in its own standard deviations.
 

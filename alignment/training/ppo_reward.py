@@ -1,7 +1,7 @@
 """Where the reward comes from: the trunk's reward role, any Python callable, a scorer, another reward model, or a sum.
 
-Every term maps prompts and completions to one raw score each. The trunk's own term is read off a pass that the trainer
-makes anyway; all others see texts.
+Every term maps prompts and completions to one raw score each. The trunk's own term, and how fluent the reference finds
+a completion, are read off passes that the trainer makes anyway; all others see texts.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ RewardFunction = Callable[[Sequence[PromptText], Sequence[str]], Any]  # an arra
 
 @dataclass(frozen=True)
 class RewardTerm:
-    """One term of the reward. `function` is None for the trunk's own reward role."""
+    """One term of the reward. `function` is None for what the trainer's passes tell, as `kind` says."""
 
     name: str
     weight: float
     scale: RewardScale
     function: RewardFunction | None
+    kind: str = "callable"
 
 
 class RewardMix:
@@ -46,10 +47,11 @@ class RewardMix:
 
     def __init__(self, terms: Sequence[RewardTerm]) -> None:
         self.terms = tuple(terms)
-        self.own = next((i for i, term in enumerate(self.terms) if term.function is None), None)
+        columns = {term.kind: i for i, term in enumerate(self.terms) if term.function is None}
+        self.own, self.fluency = columns.get("reward-model"), columns.get("fluency")
 
     def from_texts(self, prompts: Sequence[PromptText], completions: Sequence[str]) -> torch.Tensor:
-        """Raw scores [B, N] of all terms that read texts; the trunk's own column is 0.
+        """Raw scores [B, N] of all terms that read texts; the columns `own` and `fluency` are 0.
 
         Raises `TrainingError` where a term raises, or gives another count, or something that is not a number.
         """
@@ -105,7 +107,7 @@ def load_rewards(sources: Sequence[RewardSource], trunk: Trunk) -> RewardMix:
         mean = scale.mean if source.mean is None else source.mean
         std = scale.std if source.std is None else source.std
         name = source.name or source.kind
-        terms.append(RewardTerm(name, source.weight, RewardScale(mean, std), function))
+        terms.append(RewardTerm(name, source.weight, RewardScale(mean, std), function, source.kind))
     return RewardMix(terms)
 
 
@@ -113,6 +115,8 @@ def _loaded(source: RewardSource, trunk: Trunk) -> tuple[RewardFunction | None, 
     plain = RewardScale(0.0, 1.0)
     if source.kind == "reward-model":
         return None, trunk.scale
+    if source.kind == "fluency":
+        return None, plain
     if source.kind == "callable":
         return load_callable(source.name), plain
     if source.kind == "scorer":

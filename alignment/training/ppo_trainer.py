@@ -138,6 +138,9 @@ class PPOTrainer(GRPOTrainer):
         raw = self._raw.to(device)
         if self.rewards.own is not None:
             raw[:, self.rewards.own] = passes["own_scores"]
+        if self.rewards.fluency is not None:
+            fluency = ppo_math.mean_log_likelihood(passes["ref_logps"], mask)
+            raw[:, self.rewards.fluency] = fluency
         scores = ppo_math.shaped_scores(
             self.rewards.combined(raw),
             self._finished.to(device),

@@ -254,17 +254,20 @@ class Watch(TrainerCallback):
             drawn = sample_completions(model, self.tokenizer, self.held_out, generation, 1)
         completions = [group[0] for group in drawn]
         prompts = [encode_prompt(self.tokenizer, prompt.prompt) for prompt in self.held_out]
-        reward, deviation = self._rewards(prompts, completions)
         cost = self._cost(prompts, completions)
+        reward, deviation = self._rewards(prompts, completions, cost)
         model.train(was_training)
         texts = [completion.text for completion in completions]
         toxicity = None if self.judge is None else self.judge(texts).tolist()
         return HeldOut(iteration, reward, cost, toxicity, deviation)
 
     def _rewards(
-        self, prompts: list[list[int]], completions: list[Generated]
+        self, prompts: list[list[int]], completions: list[Generated], cost: list[float]
     ) -> tuple[list[float], list[float] | None]:
-        """Each completion's reward, and how unsure the reward model's heads are of theirs, where they can say."""
+        """Each completion's reward, and how unsure the reward model's heads are of theirs, where they can say.
+
+        `cost`: nats per token under the reference.
+        """
         config, size, deviation = self.config, self.config.per_device_train_batch_size, None
         texts = [completion.text for completion in completions]
         raw = self.rewards.from_texts([prompt.prompt for prompt in self.held_out], texts)
@@ -278,6 +281,8 @@ class Watch(TrainerCallback):
                 own, unsure = scores_and_deviations(self.trunk, sequences, size)
                 deviation = unsure.tolist()
             raw[:, self.rewards.own] = own
+        if self.rewards.fluency is not None:
+            raw[:, self.rewards.fluency] = -torch.tensor(cost)
         finished = torch.tensor([completion.finished for completion in completions])
         lengths = torch.tensor([len(completion.ids) for completion in completions])
         scores = ppo_math.shaped_scores(
