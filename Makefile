@@ -27,7 +27,7 @@ chromium: ## the browser that the tests drive: Debian's package, unless one is t
 	    else sudo apt-get update -qq && sudo apt-get install -y -qq chromium; fi; }
 
 test: $(VENV)/.installed chromium ## unit tests, the whole loop on a tiny setting, and the browser tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.installed ## ruff, pyright and the floors
 	$(BIN)/ruff check .

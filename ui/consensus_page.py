@@ -26,7 +26,7 @@ from ui.access import Access
 from ui.agreement_chart import agreement_chart
 from ui.exports import WHAT
 from ui.guard import ENGINEERS
-from ui.look import page_blocks
+from ui.look import QUIET, page_blocks, told
 from ui.shell import fragment
 from ui.times import ago
 
@@ -109,7 +109,8 @@ def consensus_page(access: Access, store: Store, live: LiveConsensus) -> gr.Bloc
         who = access.require(request, ENGINEERS)
         prompt_id, ranks, comment = adjudication_of(_of(event))
         order = KnownOrder(prompt_id, ranks, "adjudication", who.account_id, comment)
-        _said(lambda: set_known_order(store, order))
+        with told():
+            set_known_order(store, order)
         gr.Info("The prompt is settled.")
         return [*overview(kind, 0), prompt_id, dispute(kind, prompt_id)]
 
@@ -118,7 +119,8 @@ def consensus_page(access: Access, store: Store, live: LiveConsensus) -> gr.Bloc
         order_id, prompt_id = _of(event).get("order_id"), str(_of(event).get("prompt_id") or "")
         if not isinstance(order_id, int) or isinstance(order_id, bool):
             raise gr.Error("Choose an order to withdraw.", print_exception=False)
-        _said(lambda: withdraw_known_order(store, order_id, who.account_id))
+        with told():
+            withdraw_known_order(store, order_id, who.account_id)
         gr.Info("The order is withdrawn.")
         return [*overview(kind, 0), prompt_id, dispute(kind, prompt_id)]
 
@@ -129,31 +131,18 @@ def consensus_page(access: Access, store: Store, live: LiveConsensus) -> gr.Bloc
         disputes = gr.HTML(js_on_load=_QUEUE_SCRIPT, apply_default_css=False, elem_id="disputes")
         one = gr.HTML(js_on_load=_DISPUTE_SCRIPT, apply_default_css=False, elem_id="dispute")
         look = [kind, seen, summary, disputes]
-        quiet: dict[str, Any] = {
-            "queue": False,
-            "show_progress": "hidden",
-            "api_visibility": "private",
-        }
-        blocks.load(first, outputs=[*look, prompt, one], **quiet)
-        kind.input(choose_kind, [kind, prompt], [*look, prompt, one], **quiet)
-        disputes.choose(choose, kind, [prompt, one], **quiet)
-        one.settle(settle, kind, [*look, prompt, one], **quiet)
-        one.withdraw(withdraw, kind, [*look, prompt, one], **quiet)
-        gr.Timer(REFRESH_SECONDS).tick(refresh, [kind, seen], look, **quiet)
+        blocks.load(first, outputs=[*look, prompt, one], **QUIET)
+        kind.input(choose_kind, [kind, prompt], [*look, prompt, one], **QUIET)
+        disputes.choose(choose, kind, [prompt, one], **QUIET)
+        one.settle(settle, kind, [*look, prompt, one], **QUIET)
+        one.withdraw(withdraw, kind, [*look, prompt, one], **QUIET)
+        gr.Timer(REFRESH_SECONDS).tick(refresh, [kind, seen], look, **QUIET)
     return blocks
 
 
 def _of(event: gr.EventData | None) -> dict[str, Any]:
     data = None if event is None else event._data
     return data if isinstance(data, dict) else {}
-
-
-def _said(action: Any) -> None:
-    """Do it; what is wrong is shown to the caller in a sentence."""
-    try:
-        action()
-    except ConcordError as error:
-        raise gr.Error(str(error), print_exception=False) from None
 
 
 def adjudication_of(sent: dict[str, Any]) -> tuple[str, dict[str, int], str]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
-from alignment.errors import ConcordError
 from alignment.evaluation.compare import PromptRow
 from alignment.evaluation.evaluation import COMPARISON_FILE, Evaluation, read_evaluation
 from alignment.evaluation.material import Material
@@ -34,16 +31,6 @@ DOWNLOADS = {
 PAGE_SIZE = 20
 CHANGES = {"All": "", "Got worse": "worse", "Got better": "better", "Unchanged": "same"}
 EVERY_CATEGORY = "Every category"
-QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-
-
-@contextlib.contextmanager
-def told() -> Iterator[None]:
-    """A mistake that the caller can mend becomes a message on the page."""
-    try:
-        yield
-    except ConcordError as error:
-        raise gr.Error(str(error), print_exception=False) from None
 
 
 def finished(store: Store) -> list[Run]:

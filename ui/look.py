@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import gradio as gr
 from gradio.themes import Base, Color
 
+from alignment.errors import ConcordError
 from ui.shell import asset_url
 
+# Events that are answered at once, without a queue, a progress bar, or a place in Gradio's public API.
+QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONO_FONTS = ("ui-monospace", "SF Mono", "Cascadia Mono", "Consolas", "monospace")
 
@@ -114,6 +118,15 @@ def navigation_bar() -> gr.HTML:
         apply_default_css=False,
         elem_id="navigation",
     )
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """A mistake that the caller can mend becomes a message on the page."""
+    try:
+        yield
+    except ConcordError as error:
+        raise gr.Error(str(error), print_exception=False) from None
 
 
 @contextlib.contextmanager

@@ -7,13 +7,12 @@ from typing import Any
 import gradio as gr
 
 from alignment import labelling
-from alignment.errors import ConcordError
 from alignment.feedback import audit, credentials, standing
 from alignment.feedback.quality import Figure
 from ui.access import Access
 from ui.desk import Desk
 from ui.guard import ENGINEERS
-from ui.look import page_blocks
+from ui.look import QUIET, page_blocks, told
 from ui.shell import fragment
 from ui.times import ago
 
@@ -50,10 +49,8 @@ def people_page(access: Access, desk: Desk) -> gr.Blocks:
         who = access.require(request, ENGINEERS)
         if not labeler_id or not action:
             raise gr.Error("Choose a labeler and a decision first.", print_exception=False)
-        try:
+        with told():
             standing.decide(store, labeler_id, action, reason or "", who.account_id)
-        except ConcordError as error:
-            raise gr.Error(str(error), print_exception=False) from None
         gr.Info("The decision is recorded and in force.")
         return [*show(), ""]
 
@@ -87,14 +84,9 @@ def people_page(access: Access, desk: Desk) -> gr.Blocks:
                 link = gr.HTML(apply_default_css=False)
         decisions = gr.HTML(apply_default_css=False)
         outputs = [labeler, table, decisions]
-        quiet: dict[str, Any] = {
-            "queue": False,
-            "show_progress": "hidden",
-            "api_visibility": "private",
-        }
-        blocks.load(first, outputs=outputs, **quiet)
-        send.click(decide, [labeler, action, reason], [*outputs, reason], **quiet)
-        make.click(invite, role, [link, *outputs], **quiet)
+        blocks.load(first, outputs=outputs, **QUIET)
+        send.click(decide, [labeler, action, reason], [*outputs, reason], **QUIET)
+        make.click(invite, role, [link, *outputs], **QUIET)
     return blocks
 
 

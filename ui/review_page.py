@@ -21,7 +21,7 @@ from ui import evaluations
 from ui.access import Access
 from ui.awaiting import awaiting_panel
 from ui.guard import REVIEWERS
-from ui.look import page_blocks
+from ui.look import QUIET, page_blocks, told
 from ui.run_files import run_folder
 from ui.shell import fragment
 from ui.texts_tab import texts_tab
@@ -72,7 +72,7 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
             )
         run = evaluations.finished_run(store, run_id)
         review = Review(run.run_id, who.account_id, verdict, comment)
-        with evaluations.told():
+        with told():
             review_stage.add_review(store, run_folder(workspace, run.run_id), review)
         gr.Info("Your verdict is stored.")
         return [*show(run_id, who), None, ""]
@@ -81,7 +81,7 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
         who = access.require(request, REVIEWERS)
         run = evaluations.finished_run(store, run_id)
         folder = run_folder(workspace, run.run_id)
-        with evaluations.told():
+        with told():
             opened = review_stage.open_round(store, folder, run.run_id, who.account_id)
         gr.Info(f"{len(opened.pairs)} pairs wait on the page Compare, for you and for labelers.")
         awaits = awaiting_verdict(store)
@@ -114,12 +114,10 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
                 send = gr.Button("Store verdict", variant="primary")
                 reviews = gr.HTML(apply_default_css=False)
         outputs = [choice, page, reviews, form, table, people, tab, awaiting]
-        blocks.load(first, outputs=outputs, **evaluations.QUIET)
-        choice.input(choose, choice, outputs, **evaluations.QUIET)
-        open_button.click(open_round, choice, [people, awaiting], **evaluations.QUIET)
-        send.click(
-            judge, [choice, verdict, comment], [*outputs, verdict, comment], **evaluations.QUIET
-        )
+        blocks.load(first, outputs=outputs, **QUIET)
+        choice.input(choose, choice, outputs, **QUIET)
+        open_button.click(open_round, choice, [people, awaiting], **QUIET)
+        send.click(judge, [choice, verdict, comment], [*outputs, verdict, comment], **QUIET)
     return blocks
 
 

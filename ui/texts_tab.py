@@ -10,8 +10,8 @@ import gradio as gr
 from alignment.feedback.store import Store
 from ui import evaluations
 from ui.access import Access
-from ui.evaluations import QUIET
 from ui.guard import REVIEWERS
+from ui.look import QUIET, told
 from ui.run_files import run_folder
 
 LONGEST_SEARCH = 200
@@ -29,7 +29,7 @@ def texts_tab(
     def filters(run_id: str | None, request: gr.Request) -> list[Any]:
         """The choices of the filters and the first page."""
         folder = folder_of(run_id, request)
-        with evaluations.told():
+        with told():
             found, _ = evaluations.evaluation_in(folder)
             names = evaluations.categories_in(folder)
             html, pages = evaluations.texts(folder, None, None, "", "", "", 1)
@@ -59,7 +59,7 @@ def texts_tab(
         folder = folder_of(run_id, request)
         words = (search or "")[:LONGEST_SEARCH]
         at = int(page or 1)
-        with evaluations.told():
+        with told():
             html, pages = evaluations.texts(
                 folder, model, scorer, category or "", change or "", words, at
             )
