@@ -264,6 +264,7 @@ def test_a_policy_without_a_trained_reward_model_is_told(tmp_path):
     terms = [
         {"kind": "callable", "name": "m:f"},
         {"kind": "scorer", "name": "profanity-check"},
+        {"kind": "fluency", "name": ""},
         {"kind": "model", "name": str(tmp_path / "gone")},
     ]
     record = {"reward_model": None, "config": {"rewards": terms}}
@@ -274,7 +275,9 @@ def test_a_policy_without_a_trained_reward_model_is_told(tmp_path):
     first, *others = evidence["notes"]
     assert "No reward model was trained" in first
     for name, note in zip(
-        ("callable m:f", "scorer profanity-check", "model gone"), others, strict=True
+        ("callable m:f", "scorer profanity-check", "lowers perplexity", "model gone"),
+        others,
+        strict=True,
     ):
         assert name in note
     write_reports(tmp_path, *evaluation(), Background(evidence=evidence))

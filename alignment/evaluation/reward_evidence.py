@@ -28,7 +28,11 @@ def evidence_behind(policy: Path) -> dict[str, Any] | None:
     for term in record["config"].get("rewards") or [{"kind": "reward-model"}]:
         kind = term["kind"]
         place = own if kind == "reward-model" else term["name"] if kind == "model" else None
-        if place is None:
+        if kind == "fluency":
+            notes.append(
+                "PPO was rewarded for what the base finds likely, which lowers perplexity."
+            )
+        elif place is None:
             notes.append(
                 f"PPO was rewarded by the {kind} {term['name']}, which has no trust figures."
             )
