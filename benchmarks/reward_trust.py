@@ -37,7 +37,7 @@ GOALS = {"accuracy_of_ceiling": 0.95, "ece": 0.03, "points_over_majority": 8.0, 
 
 
 def demo(seeds: list[int]) -> tuple[dict[str, Any], bool]:
-    """The figures of each seed and their means, and whether the means reach the goals."""
+    """The figures of each seed and their means, and whether the goals are reached: the means, the ECE by each seed."""
     by_seed = {str(seed): one_seed(seed) for seed in seeds}
     means = {
         name: float(np.mean([figures[name] for figures in by_seed.values()]))
@@ -46,7 +46,7 @@ def demo(seeds: list[int]) -> tuple[dict[str, Any], bool]:
     }
     reached = (
         means["accuracy_of_ceiling"] >= GOALS["accuracy_of_ceiling"]
-        and means["ece"] <= GOALS["ece"]
+        and max(figures["ece"] for figures in by_seed.values()) <= GOALS["ece"]
         and means["points_over_majority"] >= GOALS["points_over_majority"]
         and means["nats_saved_by_soft_labels"] > GOALS["nats_saved"]
     )
