@@ -101,7 +101,6 @@ window.concord = window.concord || {};
         make("form", { method: "post", action: "/sign-out" },
           make("input", { type: "hidden", name: "token", value: who.csrf }),
           make("button", { text: "Sign out" }))));
-    const strip = bar.querySelector("nav"), here = strip.querySelector("[aria-current]"); // on a phone the strip of pages scrolls
-    if (here) strip.scrollLeft = here.offsetLeft - (strip.clientWidth - here.offsetWidth) / 2;
+    bar.querySelector("nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" }); // on a phone the strip scrolls
   };
 })();
