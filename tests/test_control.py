@@ -467,3 +467,11 @@ def test_a_workspace_that_was_copied_works_on_its_own_files(workspace, tmp_path)
     with Workspace.open(new.rename(tmp_path / "moved")) as moved:
         control.restore(moved, run_id, by="ann")
         assert (tmp_path / "moved" / "runs" / run_id / "pairs.jsonl").is_file()
+
+
+def test_who_stands_in_the_queue_first_is_first_however_early_another_was_thought_of(workspace):
+    section = Config().consensus.model_dump(mode="json")
+    early, late = (Request(f"run-{n}", "consensus", {}, {}, {}, created_by="ann") for n in "ab")
+    for request in (late, early):
+        run_queue.enqueue(workspace.store, Run(request.run_id, "consensus", section), request)
+    assert run_queue.claim_next(workspace.store, 1) == late.run_id

@@ -54,10 +54,10 @@ class Mark:
 
 
 def enqueue(store: Store, run: Run, request: Request) -> None:
-    """Append a run and its request to the end of the queue, together."""
+    """Append a run and its request to the end of the queue, together: asked for when they stand there, not before."""
     with store.writing() as db:
         db.table("runs").insert(runs.run_row(replace(run, status="queued")))
-        db.table("run_requests").insert(_request_row(request))
+        db.table("run_requests").insert(_request_row(replace(request, created=now())))
 
 
 def keep_request(store: Store, request: Request) -> None:

@@ -74,9 +74,17 @@ def page(room, browser):
         yield opened
 
 
+def open_form(page):
+    """The form, opened once nothing above its button moves any more."""
+    expect(page.locator(".r-round h2")).to_be_visible()
+    expect(page.locator(".r-table tbody tr").first).to_be_visible()
+    page.get_by_role("button", name="Start a run").click()
+    expect(page.locator(".r-form")).to_be_visible()
+
+
 def fill_in(page, **fields):
     """The form of PPO, filled in and looked at; its button to start."""
-    page.get_by_role("button", name="Start a run").click()
+    open_form(page)
     page.locator("#r-stage").select_option("ppo")
     for name, value in fields.items():
         page.locator(f"#r-field-{name}").fill(str(value))
@@ -118,7 +126,7 @@ def gone(room) -> None:
 
 
 def test_nothing_starts_from_a_form_with_a_mistake(page, room):
-    page.get_by_role("button", name="Start a run").click()
+    open_form(page)
     page.locator("#r-stage").select_option("ppo")
     page.locator("#r-field-kl_coef").fill("-1")
     expect(page.locator('[data-wrong="kl_coef"]')).to_contain_text("greater than or equal to 0")
