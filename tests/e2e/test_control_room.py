@@ -226,7 +226,10 @@ def test_a_run_is_started_watched_stopped_and_resumed_to_its_end(page, room):
             [json.dumps(near), run_id],
         )
     page.get_by_role("button", name="Resume").click()
+    expect(state(page, run_id)).to_have_text("running", timeout=SECONDS)
+    expect(page.locator(".r-message")).to_be_hidden()
     expect(state(page, run_id)).to_have_text("finished", timeout=SECONDS)
+    expect(page.locator(".r-message")).to_contain_text("maximum iterations")
     assert runs.run(room.store, run_id).metrics["iterations"] == done + 3
     gone(room)
 

@@ -74,7 +74,8 @@ window.concord.runView = (act) => {
       parts.progress.replaceChildren(make("p", { text: `${at.label}: ${at.done} of ${at.total}${left}${at.note ? `. ${at.note}` : ""}` }),
         make("progress", { max: at.total, value: at.done, "aria-label": at.label }));
     }
-    const message = run.message || (run.metrics.stop_reason ? `It ended for this reason: ${run.metrics.stop_reason}.` : "");
+    const ended = ["finished", "stopped"].includes(run.status); // a resumed run still has the reason of last time
+    const message = run.message || (ended && run.metrics.stop_reason ? `It ended for this reason: ${run.metrics.stop_reason}.` : "");
     parts.message.hidden = !message;
     parts.message.className = `r-message ${run.status === "failed" ? "message" : "soft"}`;
     parts.message.textContent = message;
