@@ -99,9 +99,7 @@ def peak_of(run: Callable[[], Any]) -> int:
     from torch.profiler import ProfilerActivity, profile
 
     gc.collect()
-    with profile(
-        activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True
-    ) as profiled:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
     results = profiled.profiler.kineto_results
     events = sorted(

@@ -135,6 +135,25 @@ def test_an_earlier_answer_is_opened_from_the_list_and_left_as_it_was(server, bo
     assert len(server.rows(page.labeler)) == 2
 
 
+def test_an_answer_opened_while_the_next_task_is_on_its_way_stays_open(server, board):
+    page = board(prompt="The first prompt")
+    ids = shown_ids(page)
+
+    def late(route):
+        answer = route.fetch()
+        page.wait_for_timeout(700)
+        route.fulfill(response=answer)
+
+    page.route("**/api/tasks/next", late)
+    with page.expect_response("**/api/tasks/next"):
+        rank_in_order(page)
+        page.get_by_role("button", name="My answers").click()
+        page.get_by_role("button", name="Change: The first prompt").click()
+    expect(page.locator('[data-part="mode"]')).to_be_visible()
+    expect(page.locator(f'.b-card[data-id="{ids[0]}"]')).to_be_visible()
+    assert len(server.rows(page.labeler)) == 1
+
+
 def test_two_labelers_race_for_the_last_place(server, board, open_page):
     """Both have the task open, one after her time had run out; the place goes to who submits first."""
     page = board(viewport={"width": 1280, "height": 1000})

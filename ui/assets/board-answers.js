@@ -35,8 +35,12 @@ window.concord.boardAnswers = (board) => {
       button.addEventListener("click", async () => {
         button.disabled = true;
         try {
-          if (!(await board.settleDraft())) return;
-          await action[1]();
+          const opened = await board.inTurn(async () => {
+            if (!(await board.settleDraft())) return false;
+            await action[1]();
+            return true;
+          });
+          if (!opened) return;
           part("answers").close();
           board.refocus();
         } catch (error) {

@@ -17,8 +17,8 @@ window.concord.boardSending = (board) => {
       onState: (state) => { part("saved").textContent = SAVED[state]; part("saved").dataset.state = state; },
       onConflict: (theirs, mine) => board.dialogs.conflict(theirs, mine),
       onTheirs: (draft) => board.adopt(draft, "Changed in another tab or on another device: this is the newest."),
-      onAnswered: () => { if (!board.busy) refresh(); },
-      onGone: (error) => { if (!board.busy) refused(error); },
+      onAnswered: () => { if (!board.busy) queued(refresh); },
+      onGone: (error) => { if (!board.busy) queued(() => refused(error)); },
     });
   };
 
@@ -89,17 +89,35 @@ window.concord.boardSending = (board) => {
   // device has another one, and the labeler is being asked.
   board.settleDraft = () => board.drafts.flush();
 
-  async function leaving(action) {
+  // One after the other: what opens a task waits until the one before has opened its own.
+  let turn = Promise.resolve();
+  function queued(action) {
+    const mine = turn.then(action);
+    turn = mine.catch(() => {});
+    return mine;
+  }
+
+  board.inTurn = (action) => queued(async () => {
     board.busy = true;
     board.update();
     try {
-      if (await board.settleDraft()) await action();
-    } catch (error) {
-      await refused(error);
+      return await action();
     } finally {
       board.busy = false;
       board.update();
     }
+  });
+
+  function leaving(action) {
+    board.busy = true; // at once: a second Enter finds it
+    board.update();
+    return board.inTurn(async () => {
+      try {
+        if (await board.settleDraft()) await action();
+      } catch (error) {
+        await refused(error);
+      }
+    });
   }
 
   async function refused(error) {
@@ -138,7 +156,7 @@ window.concord.boardSending = (board) => {
   async function look() {
     if (document.hidden && board.task) board.drafts.flush(); // perhaps the page is being closed
     if (document.hidden || board.busy || !["work", "done"].includes(board.root.dataset.state)) return;
-    await refresh();
+    await queued(refresh);
   }
 
   document.addEventListener("visibilitychange", look);
