@@ -28,7 +28,7 @@ chromium: ## the browser that the tests drive: Debian's package, unless one is t
 
 test: $(VENV)/.installed chromium ## unit tests, the whole loop on a tiny setting, and the browser tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/e2e --ignore tests/test_load.py
-	$(BIN)/python -m pytest tests/test_load.py tests/e2e  # they click and wait as people do: nothing beside them
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/test_load.py tests/e2e  # beside each other only, not beside trainings
 
 lint: $(VENV)/.installed ## ruff, pyright and the floors
 	$(BIN)/ruff check .

@@ -49,6 +49,7 @@ def demo_config(seed: int) -> Config:
             "num_mini_batches": 4,
             "per_device_train_batch_size": 24,
             "learning_rate": 2e-3,
+            "critic_learning_rate": 6e-3,
             "kl_coef": 0.11,
             "reward_clip": 1.0,  # what is kind enough earns no more: fluency and variety are kept
             "cliprange_value": 1.0,

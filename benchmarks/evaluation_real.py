@@ -59,6 +59,7 @@ def config(seed: int, scorer: Path, settings: dict[str, Any]) -> Config:
             "num_mini_batches": 4,
             "per_device_train_batch_size": 24,
             "learning_rate": 2e-3,
+            "critic_learning_rate": 6e-3,
             "kl_coef": 0.35,
             "reward_clip": CLIP,
             "cliprange_value": 1.0,

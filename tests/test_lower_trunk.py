@@ -8,7 +8,8 @@ from trl.trainer.utils import add_fused_lm_head
 from alignment.errors import ConfigError
 from alignment.models.loading import turn_off_dropout
 from alignment.models.lora import decoder_layers, layer_numbers, lora_config
-from alignment.models.trunk import POLICY, REFERENCE, REWARD, VALUE, ScalarHead, Trunk
+from alignment.models.scalar_heads import ScalarHead, ValueHead
+from alignment.models.trunk import POLICY, REFERENCE, REWARD, VALUE, Trunk
 from tests.conftest import ARCHITECTURES, tiny_causal_lm
 
 KEEP = 5
@@ -96,6 +97,25 @@ def test_the_shared_lower_trunk_is_exact(architecture, critic):
     found = gradients(trunk)
     assert found.keys() == expected.keys() == trunk.trainable().keys()
     assert max(float((found[n] - expected[n]).abs().max()) for n in found) < 1e-5
+
+
+def test_a_value_heads_gradient_stays_out_of_the_policy():
+    trunk = trunk_of("llama", critic="head")
+    run(trunk, POLICY).state_values.square().sum().backward()
+    moved = {name for name, gradient in gradients(trunk).items() if gradient.any()}
+    assert moved == {name for name in trunk.trainable() if ".value_head." in name}
+
+
+def test_the_value_head_starts_as_a_linear_read_out_and_adds_a_hidden_layer():
+    hidden, weight = torch.randn(2, 3, 8), torch.randn(1, 8)
+    head = ValueHead(weight, 0.5)
+    linear = hidden @ weight[0] + 0.5
+    torch.testing.assert_close(head(hidden), linear)
+    with torch.no_grad():
+        head.outer.weight.normal_()
+    inner = hidden @ head.inner.weight.T + head.inner.bias
+    gelu = inner * torch.special.ndtr(inner)
+    torch.testing.assert_close(head(hidden), linear + gelu @ head.outer.weight[0])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

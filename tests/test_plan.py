@@ -155,6 +155,7 @@ def test_ppo_holds_three_adapters_of_which_two_train(seven_billion):
         return {m.name: m for m in memory.moments}["update of the weights"].parts
 
     one = 4 * kept.adapter(32)
+    head = 4 * (4096 * 4096 + 3 * 4096 + 1)
     for held, trained, found in (
         (3, 2, parts("ppo")),
         (2, 1, parts("ppo", critic="head")),
@@ -162,7 +163,9 @@ def test_ppo_holds_three_adapters_of_which_two_train(seven_billion):
         (1, 0.5, parts("ppo", critic="head", lora_layers="upper-half", reward_layers="upper-half")),
     ):
         assert found["adapters"] == held * one
-        assert found["Adam's moments"] == 2 * found["gradients"] == 2 * trained * one
+        value = found.get("value head", 0)
+        assert value == (0 if (held, trained) == (1, 1) else head)
+        assert found["Adam's moments"] == 2 * found["gradients"] == 2 * (trained * one + value)
 
 
 def test_nothing_is_kept_below_the_lowest_adapter_and_shared_states_are_held(seven_billion):

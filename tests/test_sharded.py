@@ -28,7 +28,7 @@ from alignment.errors import ConfigError, InputError, ModelError
 from alignment.feedback import runs
 from alignment.models import distributed
 from alignment.models.loading import load_causal_lm, load_tokenizer
-from alignment.models.trunk import ScalarHead
+from alignment.models.scalar_heads import ScalarHead, ValueHead
 from alignment.records import Prompt
 from alignment.training import launch, worker
 from alignment.training.launch import launch_of
@@ -168,7 +168,7 @@ def test_ppo_on_two_processes_equals_one(name, lower, one, two):
     assert lower is None or figures[name]["lower_trunk"] == one[1][name]["lower_trunk"] == lower
     kept = torch.load(out / name / GRADIENTS)
     assert (kept["sharded"] > 0) == (how == "fsdp"), "FSDP must not be ignored, as accelerate does"
-    assert_all_train(out / name, "value_head.weight")
+    assert_all_train(out / name, "value_head.inner.weight")
     compared = ("reward", "kl", "policy_loss", "value_loss", "grad_norm")
     assert_same_training(one[0] / name, out / name, 1e-5, compared)
 
@@ -374,9 +374,9 @@ def test_under_bf16_outputs_and_sums_stay_in_float32():
     exact = exact_outputs(policy)
     assert (exact.param_dtype, exact.reduce_dtype) == (torch.bfloat16, torch.float32)
     assert exact.output_dtype is None and exact_outputs(None) is None
-    head = ScalarHead(torch.ones(1, 4) / 3)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert head(torch.ones(2, 4)).dtype == torch.float32
+    for head in (ScalarHead(torch.ones(1, 4) / 3), ValueHead(torch.ones(1, 4) / 3)):
+        with torch.autocast("cpu", torch.bfloat16):
+            assert head(torch.ones(2, 4)).dtype == torch.float32
 
 
 def test_shards_are_filled_from_whole_tensors_and_read_back():

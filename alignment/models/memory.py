@@ -182,6 +182,12 @@ def lower_state_bytes(shape: ModelShape, setting: Setting) -> float:
     return setting.rollout * setting.length * shape.hidden_size * setting.stream_bytes
 
 
+def value_head_bytes(shape: ModelShape) -> float:
+    """Of `ValueHead`: a linear read-out and a hidden layer as wide as the states, in float32."""
+    size = shape.hidden_size
+    return 4.0 * (size + 1 + size * size + size + size)
+
+
 def held_always(shape: ModelShape, kept: Activations, setting: Setting) -> dict[str, float]:
     """What is held from the first update to the end."""
     weights = weight_bytes(shape, setting)
@@ -195,6 +201,9 @@ def held_always(shape: ModelShape, kept: Activations, setting: Setting) -> dict[
         ]
         trained = sum(size for size, trains in sizes if trains)
         parts = {"weights": weights, "adapters": sum(size for size, _ in sizes)}
+        if setting.stage == "ppo":
+            parts["value head"] = value_head_bytes(shape)
+            trained += parts["value head"]
     parts["Adam's moments"] = 2 * trained
     parts["gradients"] = trained
     if setting.devices > 1 and setting.sharding == "fsdp":

@@ -33,27 +33,11 @@ from alignment.models.distributed import as_forward, is_main, is_sharded, whole_
 from alignment.models.lora import decoder_layers, fuse_lora
 from alignment.models.lower_trunk import LowerTrunk
 from alignment.models.reward_heads import deviation, load_heads
+from alignment.models.scalar_heads import ScalarHead, ValueHead
 
 REFERENCE = "reference"  # no adapter
 POLICY, REWARD, VALUE = "default", "reward", "value"
 REWARD_FILE, ADAPTER_FILE = "reward.json", "adapter_model.safetensors"
-
-
-class ScalarHead(nn.Module):
-    """A linear read-out of the last hidden states, in float32. A module of its own, so that FSDP can wrap it."""
-
-    def __init__(self, weight: torch.Tensor, bias: float = 0.0) -> None:
-        """`weight`: [1, hidden]."""
-        super().__init__()
-        self.weight = nn.Parameter(weight.detach().float().clone())
-        self.bias = nn.Parameter(torch.full((1,), bias))
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """hidden [..., H] -> scalar [...], in float32 also where the rest computes in bfloat16."""
-        with torch.autocast(hidden.device.type, enabled=False):
-            weight, bias = self.weight.float(), self.bias.float()
-            read = nn.functional.linear(hidden.float(), weight, bias)
-        return read.squeeze(-1).clone()  # no view: FSDP hangs its hooks on what a module returns
 
 
 @dataclass
@@ -164,15 +148,16 @@ class Trunk:
         }
         self._add_adapter(VALUE, config, state)
         weight = self.base.reward_head.weight / self.scale.std
-        self.base.value_head = ScalarHead(weight, -self.scale.mean / self.scale.std)
-        self._train_only()
+        self._read_value_by(ValueHead(weight, -self.scale.mean / self.scale.std))
 
     def add_fresh_value(self, adapter: bool) -> None:
         """Add a value that is 0 everywhere: on an adapter of its own, or a head on the policy's hidden states."""
         if adapter:
             self._add_adapter(VALUE, self.model.peft_config[POLICY], {})
         hidden = self.base.config.get_text_config().hidden_size
-        head = ScalarHead(torch.zeros(1, hidden))
+        self._read_value_by(ValueHead(torch.zeros(1, hidden)))
+
+    def _read_value_by(self, head: ValueHead) -> None:
         self.base.value_head = head.to(self.base.device)
         self._train_only()
 
@@ -281,8 +266,7 @@ class Trunk:
         """Let `model(..., fused_lm_head=True, role=..., keep=T)` run a role and return `RoleOutput`, last T tokens.
 
         Call it after TRL's `add_fused_lm_head`. Values come out through the model's output, so that DDP and FSDP see
-        one forward and one backward pass. `lower_states` [B, S, H] are those of a reference pass over the same batch;
-        `detach_value` keeps a value head's gradient out of the policy.
+        one forward and one backward pass. `lower_states` [B, S, H] are those of a reference pass over the same batch.
         """
         trunk, fused_forward = self, self.base.forward
         for layer in self._tuners():
@@ -297,7 +281,6 @@ class Trunk:
             role: str = POLICY,
             keep: int = 0,
             lower_states: torch.Tensor | None = None,
-            detach_value: bool = False,
             **kwargs: Any,
         ) -> Any:
             if not fused_lm_head:
@@ -309,7 +292,7 @@ class Trunk:
                 if role == REWARD:
                     return trunk._reward(keep, kwargs)
                 output, hidden = trunk._language(fused_forward, keep, kwargs)
-                values = trunk._values(hidden, keep, detach_value, kwargs)
+                values = trunk._values(hidden, keep, kwargs)
             return RoleOutput(**dict(output.items()), state_values=values)
 
         self.base.forward = MethodType(forward, self.base)
@@ -366,14 +349,15 @@ class Trunk:
         hidden = self._reward_hidden(**inputs)[:, -keep - 1 :]
         return RoleOutput(state_values=self.base.reward_head(hidden))
 
-    def _values(
-        self, hidden: torch.Tensor, keep: int, detach: bool, inputs: dict[str, Any]
-    ) -> torch.Tensor:
-        """V before each of the last `keep` tokens, by the value adapter or by a head on the policy's `hidden`."""
+    def _values(self, hidden: torch.Tensor, keep: int, inputs: dict[str, Any]) -> torch.Tensor:
+        """V before each of the last `keep` tokens, by the value adapter or by a head on the policy's `hidden`.
+
+        The head's gradient stays out of the policy, which would otherwise serve two masters.
+        """
         if VALUE in self.model.peft_config:
             with self.role(VALUE):
                 hidden = self.hidden(**inputs)[:, -keep - 1 :]
-        elif detach:
+        else:
             hidden = hidden.detach()
         return self.base.value_head(hidden[:, :-1])
 

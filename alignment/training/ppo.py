@@ -96,7 +96,7 @@ def train_ppo(
             callbacks=[watch],
         )
         keep_trained_in_float32(trunk.model)
-        own_units(trainer, "ScalarHead")
+        own_units(trainer, "ScalarHead", "ValueHead")
         watch.attach(trainer)
         if trainer.not_shared:
             progress(

@@ -34,8 +34,8 @@ def load_state(folder: Path, into: Mapping[str, torch.Tensor]) -> dict[str, Any]
     saved = load_file(folder / TRAINABLE_FILE)
     if saved.keys() != into.keys():
         raise TrainingError(
-            f"The checkpoint {folder} holds other adapters than this run has. Resume with the options that the run was "
-            "started with."
+            f"The checkpoint {folder} holds other tensors than this run trains: it was made with other options, or by "
+            "an older Concord. Resume with the options that the run was started with, or start a new run."
         )
     for name, tensor in into.items():
         fill(tensor, saved[name])

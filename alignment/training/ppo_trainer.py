@@ -348,7 +348,6 @@ class PPOTrainer(GRPOTrainer):
             self._inputs(inputs),
             mask.size(1),
             lower_states=inputs.get("lower_states"),
-            detach_value=warming_up,
         )
         logps: Any = out.log_probs
         entropies: Any = out.entropy
