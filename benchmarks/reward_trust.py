@@ -1,12 +1,14 @@
 """`python -m benchmarks.reward --demo`: what the reward model's trust figures are on the demo language, over seeds.
 
 Each seed: 300 prompts, 4 completions each by the demo base model, 3 rankings each by simulated labelers. In the default
-pool 4 of 12 labelers are unreliable (2 random, 1 reversed, 1 position-biased); a second pool has 5 (2 random, 2
-reversed, 1 position-biased). "Truth" is the courtesy by which careful labelers judge, which no training sees.
+pool 4 of 12 labelers are unreliable (2 random, 1 reversed, 1 position-biased). Two more pools have 5, among them two or
+three who read the scale backwards; there models are held against the truth on 300 further prompts, enough to tell a
+point apart. "Truth" is the courtesy by which careful labelers judge, which no training sees.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +28,15 @@ from alignment.feedback.simulation import FAULTS, simulate_rankings
 from alignment.files import read_json
 from alignment.models.demo_language import demo_prompts
 from alignment.models.loading import load_causal_lm, load_tokenizer
-from alignment.records import Completion, PreferencePair, Prompt
+from alignment.records import Completion, PreferencePair, Prompt, text_of
 from alignment.sampling import as_completions, sample_completions
 from alignment.training.reward import train_reward
 from alignment.training.reward_trust import calibration, log_losses
 
-PROMPTS, VALIDATION = 300, 0.2  # a temperature fitted on a tenth of the prompts scatters more
+PROMPTS, FURTHER = 300, 300
+VALIDATION = 0.2  # a temperature fitted on a tenth of the prompts scatters more
 FIVE = {"careful": 5, "noisy": 2, "random": 2, "reversed": 2, "position_biased": 1}
+BACKWARDS = {**FIVE, "random": 1, "reversed": 3}
 GOALS = {"accuracy_of_ceiling": 0.95, "ece": 0.03, "points_over_majority": 8.0, "nats_saved": 0.0}
 
 
@@ -55,21 +59,36 @@ def demo(seeds: list[int]) -> tuple[dict[str, Any], bool]:
 
 def one_seed(seed: int) -> dict[str, Any]:
     """Every comparison for one seed."""
-    prompts, completions = sampled(seed)
+    prompts = [p for p in demo_prompts(PROMPTS, 64, seed) if p.split == "train"]
+    completions = sampled(prompts, seed)
     config = demo_config(seed).reward.model_copy(update={"validation_fraction": VALIDATION})
+    further = further_pairs(prompts, seed)
     groups = grouped(completions)
     default = Labels(prompts, completions, SimulateConfig(seed=seed), "auto")  # pyright: ignore[reportCallIssue]
     soft = trained(default, config)
     hard = trained(default, config.model_copy(update={"soft_labels": False}))
-    pool = SimulateConfig(seed=seed, **FIVE)  # pyright: ignore[reportCallIssue]
-    by_consensus, by_majority = (
-        Labels(prompts, completions, pool, method) for method in ("auto", "majority")
-    )
-    agreed, majority = trained(by_consensus, config), trained(by_majority, config)
-    ordered = trained(by_majority, config.model_copy(update={"soft_labels": False}))
-    right = by_consensus.share_right()
-    by_consensus.pairs = [by_consensus.truly(pair) for pair in by_consensus.pairs]
-    known = trained(by_consensus, config)
+    by_labels: dict[str, float] = {}
+    for name, unreliable in {"five": FIVE, "backwards": BACKWARDS}.items():
+        pool = SimulateConfig(seed=seed, **unreliable)  # pyright: ignore[reportCallIssue]
+        consensus, majority = (
+            Labels(prompts, completions, pool, method) for method in ("auto", "majority")
+        )
+        by_labels |= {
+            f"{name}_consensus_labels_right": consensus.share_right(),
+            f"{name}_majority_labels_right": majority.share_right(),
+        }
+        ordered = config.model_copy(update={"soft_labels": False})
+        runs = {
+            "consensus": (consensus, config),
+            "majority": (majority, config),
+            "hard_majority": (majority, ordered),
+        }
+        for label, (labels, options) in runs.items():
+            right = trained(labels, options, further)["further_accuracy"]
+            by_labels[f"{name}_{label}_right"] = right
+        consensus.pairs = [consensus.truly(pair) for pair in consensus.pairs]
+        known = trained(consensus, config, further)
+        by_labels[f"{name}_true_labels_right"] = known["further_accuracy"]
     figures = {
         "accuracy": soft["accuracy"],
         "ceiling": soft["ceiling"],
@@ -92,13 +111,9 @@ def one_seed(seed: int) -> dict[str, Any]:
         },
         "nats_saved_by_soft_labels": hard["log_loss"] - soft["log_loss"],
         "honest_nats_saved_by_soft_labels": hard["honest_log_loss"] - soft["honest_log_loss"],
-        "consensus_truth_accuracy": agreed["truth_accuracy"],
-        "majority_truth_accuracy": majority["truth_accuracy"],
-        "points_over_majority": 100 * (agreed["truth_accuracy"] - majority["truth_accuracy"]),
-        "hard_majority_truth_accuracy": ordered["truth_accuracy"],
-        "true_labels_truth_accuracy": known["truth_accuracy"],
-        "consensus_labels_right": right,
-        "majority_labels_right": by_majority.share_right(),
+        "points_over_majority": 100
+        * (by_labels["five_consensus_right"] - by_labels["five_majority_right"]),
+        **by_labels,
         "surer_half": soft["surer_half"],
         "other_half": soft["other_half"],
         "prompts": len(groups),
@@ -107,10 +122,9 @@ def one_seed(seed: int) -> dict[str, Any]:
     return figures
 
 
-def sampled(seed: int) -> tuple[list[Prompt], list[Completion]]:
-    """The prompts and the demo base model's completions."""
+def sampled(prompts: list[Prompt], seed: int) -> list[Completion]:
+    """The demo base model's completions of the prompts."""
     base, config = ensure_demo_model(), demo_config(seed).sample
-    prompts = [p for p in demo_prompts(PROMPTS, 64, seed) if p.split == "train"]
     drawn = sample_completions(
         load_causal_lm(base),
         load_tokenizer(base),
@@ -119,7 +133,25 @@ def sampled(seed: int) -> tuple[list[Prompt], list[Completion]]:
         config.completions_per_prompt,
         distinct_attempts=config.distinct_attempts,
     )
-    return prompts, as_completions(prompts, drawn, "benchmark")
+    return as_completions(prompts, drawn, "benchmark")
+
+
+def further_pairs(prompts: list[Prompt], seed: int) -> list[PreferencePair]:
+    """All pairs of unequal courtesy on prompts that are not among `prompts`, in their true order."""
+    known = {text_of(prompt.prompt) for prompt in prompts}
+    more = [p for p in demo_prompts(PROMPTS + FURTHER, 64, seed) if p.split == "train"]
+    others = [p for p in more if text_of(p.prompt) not in known][:FURTHER]
+    completions = sampled(others, seed + 1)
+    worth = {c.completion_id: courtesy(c.text) for c in completions}
+    texts = {c.completion_id: c.text for c in completions}
+    by_id = {p.prompt_id: p.prompt for p in others}
+    return [
+        PreferencePair(by_id[prompt], texts[one], texts[other], 1.0, 1.0, prompt, one, other)
+        for prompt, ids in grouped(completions).items()
+        for one in ids
+        for other in ids
+        if worth[one] > worth[other]
+    ]
 
 
 def grouped(completions: list[Completion]) -> dict[str, list[str]]:
@@ -184,8 +216,10 @@ class Labels:
         return sum(votes) / sum(counts.values())
 
 
-def trained(labels: Labels, config: RewardTrainingConfig) -> dict[str, float]:
-    """Train on the labels, and hold the model against the consensus and against the truth."""
+def trained(
+    labels: Labels, config: RewardTrainingConfig, further: list[PreferencePair] | None = None
+) -> dict[str, float]:
+    """Train on the labels, and hold the model against the consensus and the truth, and against `further` pairs."""
     base = ensure_demo_model()
     train, held_out = split_by_prompt(labels.pairs, config.held_out_fraction, config.seed)
     rows = [row.to_json() for row in labels.fitted.labelers]
@@ -197,7 +231,7 @@ def trained(labels: Labels, config: RewardTrainingConfig) -> dict[str, float]:
             base, load_tokenizer(base), train, held_out, config, out, evidence=evidence
         )
         trust = read_json(out / "trust.json")
-        scores = score_texts(base, out, held_out)
+        scores = score_texts(base, out, held_out + (further or []))
     difference, truth, honest = [], [], []
     for pair in held_out:
         key = (pair.prompt_id, pair.chosen), (pair.prompt_id, pair.rejected)
@@ -207,7 +241,11 @@ def trained(labels: Labels, config: RewardTrainingConfig) -> dict[str, float]:
     gap, probability = np.array(difference), np.array(truth)
     sided = probability != 0.5
     right = np.sign(gap) == np.sign(probability - 0.5)
+    ordered = [
+        scores[p.prompt_id, p.chosen] > scores[p.prompt_id, p.rejected] for p in further or []
+    ]
     return {
+        "further_accuracy": float(np.mean(ordered)) if ordered else math.nan,
         "accuracy": result.accuracy,
         "ceiling": trust["ceiling"]["mean"],
         "ceiling_own": trust["ceiling_own_consensus"]["mean"],
