@@ -26,9 +26,13 @@ chromium: ## the browser that the tests drive: Debian's package, unless one is t
 	    if [ "$$(id -u)" = 0 ]; then apt-get update -qq && apt-get install -y -qq chromium; \
 	    else sudo apt-get update -qq && sudo apt-get install -y -qq chromium; fi; }
 
+# Two processes share the files out, the longest first. What clicks and waits as people do has no trainings beside it.
+SHARED := -n 2 --dist loadfile --no-loadscope-reorder
+LONGEST := $(patsubst %,tests/test_%.py,sharded ppo_resume reward_training ui_api plan ppo)
+
 test: $(VENV)/.installed chromium ## unit tests, the whole loop on a tiny setting, and the browser tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/e2e --ignore tests/test_load.py
-	$(BIN)/python -m pytest -n 2 --dist loadfile tests/test_load.py tests/e2e  # beside each other only, not beside trainings
+	$(BIN)/python -m pytest $(SHARED) --ignore tests/e2e --ignore tests/test_load.py $(LONGEST) tests
+	$(BIN)/python -m pytest $(SHARED) tests/test_load.py tests/e2e/test_control_room.py tests/e2e
 
 lint: $(VENV)/.installed ## ruff, pyright and the floors
 	$(BIN)/ruff check .
