@@ -66,7 +66,8 @@ def one_seed(seed: int) -> dict[str, Any]:
     groups = grouped(completions)
     default = Labels(prompts, completions, SimulateConfig(seed=seed), "auto")  # pyright: ignore[reportCallIssue]
     soft = trained(default, config)
-    hard = trained(default, config.model_copy(update={"soft_labels": False}))
+    ordered = config.model_copy(update={"soft_labels": False})
+    hard = trained(default, ordered)
     by_labels: dict[str, float] = {}
     for name, unreliable in {"five": FIVE, "backwards": BACKWARDS}.items():
         pool = SimulateConfig(seed=seed, **unreliable)  # pyright: ignore[reportCallIssue]
@@ -77,7 +78,6 @@ def one_seed(seed: int) -> dict[str, Any]:
             f"{name}_consensus_labels_right": consensus.share_right(),
             f"{name}_majority_labels_right": majority.share_right(),
         }
-        ordered = config.model_copy(update={"soft_labels": False})
         runs = {
             "consensus": (consensus, config),
             "majority": (majority, config),
@@ -86,9 +86,8 @@ def one_seed(seed: int) -> dict[str, Any]:
         for label, (labels, options) in runs.items():
             right = trained(labels, options, further)["further_accuracy"]
             by_labels[f"{name}_{label}_right"] = right
-        consensus.pairs = [consensus.truly(pair) for pair in consensus.pairs]
-        known = trained(consensus, config, further)
-        by_labels[f"{name}_true_labels_right"] = known["further_accuracy"]
+    default.pairs = [default.truly(pair) for pair in default.pairs]  # whoever labelled them
+    by_labels["true_labels_right"] = trained(default, config, further)["further_accuracy"]
     figures = {
         "accuracy": soft["accuracy"],
         "ceiling": soft["ceiling"],
