@@ -110,7 +110,7 @@ def test_a_mistake_ends_the_run_with_its_reason(
 ):
     monkeypatch.setattr(ppo_rewards, "calls", [])
     monkeypatch.setattr(port_taken, "port", taken_port, raising=False)
-    before = psutil.Process().children(recursive=True)
+    before = set(psutil.Process().children(recursive=True))
     workspace = tmp_path / "w"
     assert concord(capsys, "init", workspace, "--model", llama_folder)[0] == 0
     options = [part for key, value in OPTIONS.items() for part in ("--set", f"{key}={value}")]
@@ -128,4 +128,5 @@ def test_a_mistake_ends_the_run_with_its_reason(
     assert words in " ".join(run.message.split()) and record["message"] == run.message
     checkpoint = latest_checkpoint(Path(run.folder) / "checkpoints")
     assert (checkpoint and checkpoint.name) == kept
-    assert psutil.Process().children(recursive=True) == before
+    left = set(psutil.Process().children(recursive=True)) - before  # an earlier test's may end
+    assert not left
