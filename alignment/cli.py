@@ -126,10 +126,12 @@ def labelers_add(
     as_json: JsonOption = False,
 ) -> None:
     """Let a person sign in; prints a fresh password once."""
-    from alignment.feedback import people
+    from alignment.feedback import audit, people
 
     with _job(None, workspace, None, None) as job:
-        password = people.add_account(job._store("workspace"), name, role)
+        store = job._store("workspace")
+        password = people.add_account(store, name, role)
+        audit.record(store, job.by, "add account", name, role=role)
     _show(
         {"name": name, "role": role, "password": password},
         as_json,

@@ -33,13 +33,16 @@ def gold_import(
     as_json: JsonOption = False,
 ) -> None:
     """Add known orders to the workspace, all of the file or none."""
+    from alignment.feedback import audit
     from alignment.feedback.known_orders import KnownOrder, set_known_orders
     from alignment.files import read_jsonl
 
     who = by or me()
     read = [replace(order, set_by=who) for order in read_jsonl(file, KnownOrder.from_json)]
     with job(None, workspace, None, None) as work:
-        stored = set_known_orders(work._store("workspace"), read)
+        store = work._store("workspace")
+        stored = set_known_orders(store, read)
+        audit.record(store, who, "import gold", known_orders=len(stored))
     prompts = len({order.prompt_id for order in stored})
     show({"known_orders": len(stored), "prompts": prompts}, as_json, "Gold imported")
 

@@ -1,5 +1,6 @@
-"""`concord labelers quality|pause|resume|exclude|include|message|requalify|invite` and `concord tokens`: what a project
-manager does about the people who rank, and keys for programs.
+"""`concord labelers quality|pause|resume|exclude|include|message|requalify|invite|password` and `concord tokens`.
+
+What a project manager does about the people who rank, and keys for programs.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ LabelerArgument = Annotated[str, typer.Argument(help="The labeler's name.")]
 ReasonOption = Annotated[
     str, typer.Option("--reason", help="Why; the labeler is shown it, and it is recorded.")
 ]
+UrlOption = Annotated[str, typer.Option(help="Where the labelers reach the served pages.")]
+SERVED = "http://127.0.0.1:7860"
 ByOption = Annotated[
     str | None, typer.Option("--by", help="Who decides; by default your name on this machine.")
 ]
@@ -35,6 +38,7 @@ def add_commands(labelers_app: typer.Typer) -> None:
     """Put the commands about people under `concord labelers`."""
     labelers_app.command("quality")(quality)
     labelers_app.command("invite")(invite)
+    labelers_app.command("password")(password)
     for action, help_ in _DECISIONS.items():
         labelers_app.command(action, help=help_)(_decision(action))
 
@@ -98,9 +102,7 @@ def _figure(figure: Any) -> str:
 
 def invite(
     role: Annotated[str, typer.Option(help="labeler, engineer, reviewer or admin.")] = "labeler",
-    url: Annotated[
-        str, typer.Option(help="Where the labelers reach the served pages.")
-    ] = "http://127.0.0.1:7860",
+    url: UrlOption = SERVED,
     by: ByOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
@@ -114,6 +116,23 @@ def invite(
         secret = credentials.invite(store, role, by or me(), days)
     figures = {"role": role, "link": f"{url.rstrip('/')}/invite/{secret}", "days": days}
     show(figures, as_json, "Invitation made; the link is not kept")
+
+
+def password(
+    account: Annotated[str, typer.Argument(help="The account whose password is forgotten.")],
+    url: UrlOption = SERVED,
+    by: ByOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a link with which the owner of an account chooses a new password, once; prints it once."""
+    from alignment.feedback import credentials
+
+    with job(None, workspace, None, None) as opened:
+        days = opened.config.labelling.invitation_days
+        secret = credentials.invite_back(opened._store("workspace"), account, by or me(), days)
+    figures = {"account": account, "link": f"{url.rstrip('/')}/invite/{secret}", "days": days}
+    show(figures, as_json, "Link to a new password made; it is not kept")
 
 
 @tokens_app.command("create")

@@ -215,13 +215,14 @@ def _distinct_ids(path: Path, prompts: Sequence[Prompt]) -> list[Prompt]:
 
 def import_prompts(job: Job) -> dict[str, Any]:
     """Append the prompts of `--prompts` to the workspace."""
-    prompts = job.prompts()
-    added = job._store("prompts").add_prompts(prompts)
-    return {
+    prompts, store = job.prompts(), job._store("prompts")
+    figures = {
         "read": len(prompts),
-        "added": added,
+        "added": store.add_prompts(prompts),
         "held_out": sum(p.split == "held-out" for p in prompts),
     }
+    audit.record(store, job.by, "import prompts", **figures)
+    return figures
 
 
 def sample(job: Job) -> dict[str, Any]:

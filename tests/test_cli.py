@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from alignment.cli_shared import rows as rows_shown
-from alignment.feedback import people, runs
+from alignment.feedback import audit, people, runs
 from alignment.feedback.people import Labeler
 from alignment.records import Completion, Prompt, Ranking
 from alignment.workspace import Workspace
@@ -85,6 +85,9 @@ def test_init_prompts_labelers_export(workspace, tmp_path, capsys):
     password = last_json(out)["password"]
     with Workspace.open(workspace) as opened:
         assert people.sign_in(opened.store, "ann", password)
+        added, imported = audit.entries(opened.store)
+    assert (added["action"], added["subject"]) == ("add account", "ann")
+    assert (imported["action"], imported["detail"]["added"]) == ("import prompts", 2)
     code, out, _ = concord(capsys, "labelers", "list", "-w", workspace, "--json")
     assert [row["labeler_id"] for row in last_json(out)["labelers"]] == ["ann"]
     code, _, _ = concord(
@@ -257,6 +260,10 @@ def test_labelers_are_invited_judged_and_decided_about(workspace, capsys):
         capsys, "labelers", "invite", "-w", workspace, "--url", "https://x.org/", "--json"
     )
     assert code == 0 and last_json(out)["link"].startswith("https://x.org/invite/")
+    concord(capsys, "labelers", "add", "ida", "-w", workspace)
+    code, out, _ = concord(capsys, "labelers", "password", "ida", "-w", workspace, "--json")
+    assert code == 0 and last_json(out)["link"].startswith("http://127.0.0.1:7860/invite/")
+    refused(concord(capsys, "labelers", "password", "zoe", "-w", workspace), "no account 'zoe'")
     decide = ("--reason", "Random clicks.", "--by", "eve", "-w", workspace)
     assert concord(capsys, "labelers", "exclude", "ann", *decide)[0] == 0
     refused(concord(capsys, "labelers", "exclude", "ann", *decide), "excluded already")
@@ -266,7 +273,7 @@ def test_labelers_are_invited_judged_and_decided_about(workspace, capsys):
         assert [r.labeler_id for r in opened.store.rankings()] == ["ben"]
     code, out, _ = concord(capsys, "labelers", "quality", "-w", workspace, "--json")
     states = {row["labeler_id"]: row["state"] for row in last_json(out)["labelers"]}
-    assert states == {"ann": "excluded", "ben": "not yet practised"}
+    assert states == {name: "not yet practised" for name in ("ben", "ida")} | {"ann": "excluded"}
     assert concord(capsys, "labelers", "quality", "-w", workspace)[0] == 0
     assert concord(capsys, "labelers", "include", "ann", *decide)[0] == 0
 

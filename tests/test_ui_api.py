@@ -548,7 +548,44 @@ def test_two_people_with_one_link_become_one_account(store):
         credentials.redeem(store, secret, "second", "a good password")
     assert people.account(store, "second") is None
     late = credentials.invite(store, "labeler", "admin", -1)
-    assert credentials.invited_role(store, late) is None
+    assert credentials.invitation(store, late) is None
+
+
+def test_who_has_forgotten_the_password_gets_a_link_to_another(app, store):
+    manager, forgetful = client_of(app, "engineer"), client_of(app, "labeler")
+    first, made = (
+        manager.post("/api/invitations", json={"account": "labeler"}).json() for _ in range(2)
+    )
+    assert made["role"] == "labeler"
+    guest = client_of(app, None)
+    assert guest.get(first["path"]).status_code == 404, "a newer link ends the older one"
+    page = guest.get(made["path"])
+    assert "Choose a new password for labeler" in page.text and 'type="text"' not in page.text
+    assert accept(guest, made["path"], "labeler", "short").status_code == 422
+    assert forgetful.get("/api/me").status_code == 200, "nothing has changed yet"
+    done = accept(guest, made["path"], "somebody else", "another password")
+    assert (done.status_code, done.headers["location"]) == (303, "/board/")
+    assert guest.get("/api/me").json()["name"] == "labeler"
+    assert forgetful.get("/api/me").status_code == 401, "the old sessions have ended"
+    assert people.sign_in(store, "labeler", "another password")
+    assert people.account(store, "somebody else") is None
+    assert client_of(app, None).get(made["path"]).status_code == 404
+    changed, linked = audit.entries(store, 2)
+    assert (changed["who"], changed["action"]) == ("labeler", "change password")
+    assert (linked["who"], linked["action"], linked["subject"]) == (
+        "engineer",
+        "password link",
+        "labeler",
+    )
+
+
+def test_a_link_to_a_new_password_is_for_accounts_that_the_caller_may_invite(app):
+    engineer, admin = client_of(app, "engineer"), client_of(app, "admin")
+    refused = engineer.post("/api/invitations", json={"account": "admin", "role": "labeler"})
+    assert refused.status_code == 403 and "Only an admin" in refused.text
+    assert admin.post("/api/invitations", json={"account": "engineer"}).status_code == 200
+    unknown = admin.post("/api/invitations", json={"account": "nobody"})
+    assert unknown.status_code == 409 and "no account 'nobody'" in unknown.text
 
 
 def test_only_an_admin_invites_managers(app):
@@ -1026,7 +1063,14 @@ def test_the_people_page_decides_and_invites_under_the_callers_name(app, store):
     assert "Too &lt;b&gt;fast" in page and "<b>fast" not in page
     with pytest.raises(gr.Error):
         decide("labeler", "pause", "", manager)
-    with pytest.raises(gr.Error, match="may not invite"):
+    with pytest.raises(gr.Error, match="Only an admin may invite"):
         invite("admin", manager)
     link = invite("labeler", manager)[0].split("/invite/", 1)[1].split('"', 1)[0]
-    assert credentials.invited_role(store, link) == "labeler"
+    assert credentials.invitation(store, link).role == "labeler"
+    invite_back = handler(app, "/people", "invite_back")
+    with pytest.raises(gr.Error, match="Choose under Labeler"):
+        invite_back(None, manager)
+    with pytest.raises(gr.Error, match="Only an admin"):
+        invite_back("admin", manager)
+    link = invite_back("labeler", manager)[0].split("/invite/", 1)[1].split('"', 1)[0]
+    assert credentials.invitation(store, link).account_id == "labeler"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, Field
 
 from alignment import labelling
@@ -65,11 +65,14 @@ class QualityTable(BaseModel):
 
 
 class NewInvitation(Body):
+    """`account`: an account that exists, whose owner has forgotten the password; its role is the one that counts."""
+
     role: Literal["labeler", "engineer", "reviewer", "admin"] = "labeler"
+    account: Annotated[str | None, Field(max_length=64)] = None
 
 
 class Invitation(BaseModel):
-    """A link that makes one account, once. It is shown only now."""
+    """A link that makes one account, or gives one a new password, once. It is shown only now."""
 
     role: str
     path: str
@@ -113,15 +116,14 @@ def people_routes(desk: Desk) -> APIRouter:
 
     @router.post("/invitations", dependencies=[CSRF])
     def invite(body: NewInvitation, who: Manager, request: Request) -> Invitation:
-        """Make a link for one new account. Only an admin invites engineers and admins."""
-        if who.role != "admin" and body.role not in ("labeler", "reviewer"):
-            raise HTTPException(
-                403, f"Only an admin may invite an account of the role {body.role}."
-            )
+        """Make a link for one new account, or for the owner of one who has forgotten its password.
+
+        Only an admin invites engineers and admins.
+        """
         days = desk.rules.invitation_days
-        secret = credentials.invite(store, body.role, who.account_id, days)
+        role, secret = credentials.invite_as(store, who, body.role, body.account, days)
         url = request.url_for("invited", secret=secret)
-        return Invitation(role=body.role, path=url.path, url=str(url), days=days)
+        return Invitation(role=role, path=url.path, url=str(url), days=days)
 
     @router.get("/audit")
     def audit_log(

@@ -1,4 +1,4 @@
-"""The people page: how well each labeler ranks, what was decided about them, and invitations."""
+"""The people page: how well each labeler ranks, what was decided about them, invitations and new passwords."""
 
 from __future__ import annotations
 
@@ -54,13 +54,24 @@ def people_page(access: Access, desk: Desk) -> gr.Blocks:
         gr.Info("The decision is recorded and in force.")
         return [*show(), ""]
 
-    def invite(role: str | None, request: gr.Request) -> list[Any]:
+    def link_for(request: gr.Request, role: str, account_id: str | None) -> list[Any]:
+        """A fresh link, and everything else as it is now."""
         who = access.require(request, ENGINEERS)
-        if role not in _may_invite(who.role):
-            raise gr.Error(f"Your account may not invite the role {role}.", print_exception=False)
-        secret = credentials.invite(store, str(role), who.account_id, desk.rules.invitation_days)
+        days = desk.rules.invitation_days
+        with told():
+            _, secret = credentials.invite_as(store, who, role, account_id, days)
         link = f"{request.headers.get('origin', '')}/invite/{secret}"
-        return [fragment("invitation.html", link=link, days=desk.rules.invitation_days), *show()]
+        return [fragment("invitation.html", link=link, days=days, owner=account_id), *show()]
+
+    def invite(role: str | None, request: gr.Request) -> list[Any]:
+        return link_for(request, str(role), None)
+
+    def invite_back(labeler_id: str | None, request: gr.Request) -> list[Any]:
+        if not labeler_id:
+            raise gr.Error(
+                "Choose under Labeler whose password is forgotten.", print_exception=False
+            )
+        return link_for(request, "", labeler_id)
 
     with page_blocks("People") as blocks, gr.Column(elem_classes="c-body"):
         table = gr.HTML(apply_default_css=False)
@@ -78,23 +89,18 @@ def people_page(access: Access, desk: Desk) -> gr.Blocks:
                 send = gr.Button("Record decision", variant="primary")
             with gr.Column(scale=1, min_width=280):
                 role = gr.Dropdown(
-                    label="Invite a", choices=list(_may_invite("admin")), value="labeler"
+                    label="Invite a", choices=list(credentials.may_invite("admin")), value="labeler"
                 )
                 make = gr.Button("Make a link")
+                back = gr.Button("New password for the labeler chosen")
                 link = gr.HTML(apply_default_css=False)
         decisions = gr.HTML(apply_default_css=False)
         outputs = [labeler, table, decisions]
         blocks.load(first, outputs=outputs, **QUIET)
         send.click(decide, [labeler, action, reason], [*outputs, reason], **QUIET)
         make.click(invite, role, [link, *outputs], **QUIET)
+        back.click(invite_back, labeler, [link, *outputs], **QUIET)
     return blocks
-
-
-def _may_invite(role: str) -> tuple[str, ...]:
-    """The roles that an account of `role` may invite."""
-    return (
-        ("labeler", "reviewer", "engineer", "admin") if role == "admin" else ("labeler", "reviewer")
-    )
 
 
 def _tables(rows: list[Any], desk: Desk) -> list[str]:

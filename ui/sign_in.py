@@ -82,22 +82,24 @@ def sign_in_routes(store: Store, sessions: Sessions, desk: FormDesk) -> APIRoute
 
 
 def invite_routes(store: Store, desk: FormDesk) -> APIRouter:
-    """`/invite/{secret}`: choose a name and a password."""
+    """`/invite/{secret}`: choose a name and a password, or a new password."""
     router = APIRouter()
 
-    def invitation(
+    def form(
         request: Request, secret: str, status: int = 200, problem: str = "", name: str = ""
     ) -> Response:
-        role = credentials.invited_role(store, secret)
-        if role is None:
+        found = credentials.invitation(store, secret)
+        if found is None:
             return message_page(
                 request, 404, "This invitation has been used or has expired. Ask for a new one."
             )
-        return desk.form(request, "invite.html", status, problem=problem, name=name, role=role)
+        owner = found.account_id or ""
+        values = {"role": found.role, "owner": owner, "name": owner or name}
+        return desk.form(request, "invite.html", status, problem=problem, **values)
 
     @router.get("/invite/{secret}")
     def invited(request: Request, secret: str) -> Response:
-        return invitation(request, secret)
+        return form(request, secret)
 
     @router.post("/invite/{secret}")
     async def accept(
@@ -109,19 +111,17 @@ def invite_routes(store: Store, desk: FormDesk) -> APIRouter:
         token: Annotated[str, Form()] = "",
     ) -> Response:
         if not desk.matches(request, token):
-            return invitation(
-                request, secret, 403, "The form had expired. Please send it again.", name
-            )
+            return form(request, secret, 403, "The form had expired. Please send it again.", name)
         if password != again:
-            return invitation(request, secret, 422, "The two passwords differ.", name)
-        if await run_in_threadpool(credentials.invited_role, store, secret) is None:
-            return invitation(request, secret)
+            return form(request, secret, 422, "The two passwords differ.", name)
+        if await run_in_threadpool(credentials.invitation, store, secret) is None:
+            return form(request, secret)
         try:
             who = await desk.hashed(
                 lambda: credentials.redeem(store, secret, name.strip(), password)
             )
         except ConcordError as error:
-            return invitation(request, secret, 422, str(error), name)
+            return form(request, secret, 422, str(error), name)
         return desk.welcome(request, who)
 
     return router

@@ -1,6 +1,7 @@
 """What lets people and programs in besides a password: invitations by link, and API tokens.
 
-Both are random secrets of which only a hash is kept; both expire; an invitation makes one account.
+Both are random secrets of which only a hash is kept; both expire. An invitation makes one account, or gives one that
+exists another password, once.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from alignment.errors import InputError, StoreError
+from alignment.errors import InputError, NotAllowedError, StoreError
 from alignment.feedback import audit
-from alignment.feedback.people import ROLES, Account, account, hashed, insert_account
+from alignment.feedback.people import ROLES, Account, account, hashed, insert_account, set_password
 from alignment.feedback.store import Store, now
 
 MAX_TOKEN_NAME, MAX_TOKEN_DAYS = 64, 730
@@ -29,6 +31,14 @@ def _digest(secret: str) -> str:
 # Invitations
 
 
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """What a link is good for. `account_id`: the account whose owner chooses a new password, None for a new account."""
+
+    role: str
+    account_id: str | None
+
+
 def invite(store: Store, role: str, by: str, days: float) -> str:
     """A fresh single-use invitation; returns the secret of its link, which is not kept.
 
@@ -36,32 +46,84 @@ def invite(store: Store, role: str, by: str, days: float) -> str:
     """
     if role not in ROLES:
         raise InputError(f"The role {role!r} is not known; choose one of {', '.join(ROLES)}.")
-    secret = secrets.token_urlsafe(32)
+    return _invite(store, Invitation(role, None), by, days)
+
+
+def invite_back(store: Store, account_id: str, by: str, days: float) -> str:
+    """Likewise, for the owner of an account who has forgotten its password. Earlier such links end.
+
+    Raises `StoreError` where there is no such account.
+    """
+    found = account(store, account_id)
+    if found is None:
+        raise StoreError(
+            f"There is no account {account_id!r} in this workspace; simulated and imported labelers have none."
+        )
+    return _invite(store, Invitation(found.role, account_id), by, days)
+
+
+def invite_as(
+    store: Store, who: Account, role: str, account_id: str | None, days: float
+) -> tuple[str, str]:
+    """The role and the secret of an invitation by `who`, to a new account of `role` or back to one that exists.
+
+    Raises `NotAllowedError` where `who` may not invite that role.
+    """
+    if account_id:
+        found = account(store, account_id)
+        role = found.role if found else role
+    if role not in may_invite(who.role):
+        raise NotAllowedError(f"Only an admin may invite an account of the role {role}.")
+    if account_id:
+        return role, invite_back(store, account_id, who.account_id, days)
+    return role, invite(store, role, who.account_id, days)
+
+
+def may_invite(role: str) -> tuple[str, ...]:
+    """The roles that an account of `role` may invite."""
+    return (
+        ("labeler", "reviewer", "engineer", "admin") if role == "admin" else ("labeler", "reviewer")
+    )
+
+
+def _invite(store: Store, made: Invitation, by: str, days: float) -> str:
+    secret, moment = secrets.token_urlsafe(32), time.time()
     with store.writing() as db:
+        db.execute(
+            "UPDATE invitations SET expires = ? WHERE account_id = ? AND used IS NULL AND expires > ?",
+            [moment, made.account_id, moment],
+        )
         invitation_id = db.execute(
-            "INSERT INTO invitations (token_hash, role, created_by, created, expires) VALUES (?, ?, ?, ?, ?)",
-            [_digest(secret), role, by, now(), time.time() + 86400 * days],
+            "INSERT INTO invitations (token_hash, role, account_id, created_by, created, expires) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            [_digest(secret), made.role, made.account_id, by, now(), moment + 86400 * days],
         ).lastrowid
-        audit.note(db, by, "invite", f"invitation {invitation_id}", role=role)
+        if made.account_id:
+            audit.note(db, by, "password link", made.account_id, invitation=invitation_id)
+        else:
+            audit.note(db, by, "invite", f"invitation {invitation_id}", role=made.role)
     return secret
 
 
-def invited_role(store: Store, secret: str) -> str | None:
-    """The role that an invitation gives; None where it is unknown, used or expired."""
+def invitation(store: Store, secret: str) -> Invitation | None:
+    """What the link is good for; None where it is unknown, used or expired."""
     rows = store.rows(
-        "SELECT role FROM invitations WHERE token_hash = ? AND used IS NULL AND expires > ?",
+        "SELECT role, account_id FROM invitations WHERE token_hash = ? AND used IS NULL AND expires > ?",
         [_digest(secret), time.time()],
     )
-    return rows[0]["role"] if rows else None
+    return Invitation(**rows[0]) if rows else None
 
 
 def redeem(store: Store, secret: str, name: str, password: str) -> Account:
-    """Make the account that an invitation is for. The invitation is used up only if the account is made.
+    """Make the account that an invitation is for, or give it another password and end its sessions; `name` is of a new
+    account. The invitation is used up only if that is done.
 
     Raises `InputError` on an unusable name or password, `StoreError` where the name is taken or the invitation is used
     or expired.
     """
-    password_hash = hashed(name, password)
+    asked = invitation(store, secret)
+    owner = asked.account_id if asked else None
+    password_hash = hashed(owner or name, password)
     with store.writing() as db:
         row = db.execute(
             "SELECT invitation_id, role FROM invitations WHERE token_hash = ? AND used IS NULL AND expires > ?",
@@ -69,12 +131,15 @@ def redeem(store: Store, secret: str, name: str, password: str) -> Account:
         ).fetchone()
         if row is None:
             raise StoreError("This invitation has been used or has expired. Ask for a new one.")
-        made = insert_account(store, name, row[1], password_hash)
+        if owner:
+            made, did = set_password(db, owner, password_hash), "change password"
+        else:
+            made, did = insert_account(store, name, row[1], password_hash), "accept invitation"
         db.execute(
             "UPDATE invitations SET used_by = ?, used = ? WHERE invitation_id = ?",
-            [name, now(), row[0]],
+            [made.account_id, now(), row[0]],
         )
-        audit.note(db, name, "accept invitation", f"invitation {row[0]}", role=row[1])
+        audit.note(db, made.account_id, did, f"invitation {row[0]}", role=made.role)
         return made
 
 

@@ -188,6 +188,11 @@ def counted_rankings(db: Database) -> None:
     )
 
 
+def invitations_back(db: Database) -> None:
+    """An invitation may be for the owner of an account, who has forgotten its password."""
+    db.execute("ALTER TABLE invitations ADD COLUMN account_id TEXT REFERENCES accounts(account_id)")
+
+
 def append_only(db: Database, table: str) -> None:
     """Refuse to change or delete a row of the table."""
     for action in ("UPDATE", "DELETE"):

@@ -228,6 +228,7 @@ MIGRATIONS: list[Callable[[Database], None]] = [
     evaluation_schema.comparisons,
     evaluation_schema.prompt_categories,
     _rankings_of_prompt,
+    labelling_schema.invitations_back,
 ]
 
 

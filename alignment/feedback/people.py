@@ -10,6 +10,7 @@ from typing import Any
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+from sqlite_utils import Database
 
 from alignment.errors import InputError, StoreError
 from alignment.feedback import audit
@@ -155,12 +156,19 @@ def change_password(store: Store, name: str, old: str, new: str) -> Account | No
         raise InputError("The new password is the old one. Choose another.")
     password_hash = hashed(name, new)
     with store.writing() as db:
-        db.execute(
-            "UPDATE accounts SET password_hash = ?, epoch = epoch + 1 WHERE account_id = ?",
-            [password_hash, name],
-        )
+        changed = set_password(db, name, password_hash)
         audit.note(db, name, "change password")
-    return account(store, name)
+    return changed
+
+
+def set_password(db: Database, account_id: str, password_hash: str) -> Account:
+    """Give a known account another password and end its sessions, inside the caller's transaction."""
+    db.execute(
+        "UPDATE accounts SET password_hash = ?, epoch = epoch + 1 WHERE account_id = ?",
+        [password_hash, account_id],
+    )
+    (row,) = db.query("SELECT * FROM accounts WHERE account_id = ?", [account_id])
+    return _account(row)
 
 
 def account(store: Store, account_id: str) -> Account | None:
