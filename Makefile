@@ -9,7 +9,7 @@ export OMP_WAIT_POLICY = PASSIVE
 
 .PHONY: demo test lint docs clean chromium bench bench-consensus bench-control-room bench-demo bench-evaluation \
   bench-evaluation-real bench-load bench-plan bench-ppo \
-  bench-ppo-learning bench-reward bench-reward-text bench-reward-trust
+  bench-ppo-learning bench-reward bench-reward-labels bench-reward-text bench-reward-trust
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,7 +28,7 @@ chromium: ## the browser that the tests drive: Debian's package, unless one is t
 
 # Two processes share the files out, the longest first. What clicks and waits as people do has no trainings beside it.
 SHARED := -n 2 --dist loadfile --no-loadscope-reorder
-LONGEST := $(patsubst %,tests/test_%.py,sharded ppo_resume reward_training ui_api plan ppo)
+LONGEST := $(patsubst %,tests/test_%.py,sharded ppo_resume reward_training plan ppo)
 
 test: $(VENV)/.installed chromium ## unit tests, the whole loop on a tiny setting, and the browser tests
 	$(BIN)/python -m pytest $(SHARED) --ignore tests/e2e --ignore tests/test_load.py $(LONGEST) tests
@@ -79,8 +79,11 @@ bench-control-room: $(VENV)/.installed ## what 20 open control rooms cost the se
 bench-reward: $(VENV)/.installed ## the reward trainer against TRL's own on the same pairs
 	$(BIN)/python -m benchmarks.reward
 
-bench-reward-trust: $(VENV)/.installed ## accuracy, calibration, consensus and soft labels of the reward model on the demo
+bench-reward-trust: $(VENV)/.installed ## accuracy, calibration and soft labels of the reward model on the demo
 	$(BIN)/python -m benchmarks.reward --demo
+
+bench-reward-labels: $(VENV)/.installed ## what consensus, majority and true labels are worth to the reward model
+	$(BIN)/python -m benchmarks.reward --labels
 
 bench-evaluation: $(VENV)/.installed ## scoring speed, the intervals' coverage, the Review page in a browser
 	$(BIN)/python -m benchmarks.evaluation speed coverage page

@@ -14,8 +14,8 @@ from alignment.files import read_json, write_jsonl
 from alignment.models.demo_model import train_tokenizer
 from alignment.workspace import RUN_FILE, Workspace
 from tests.conftest import tiny_causal_lm
-from tests.e2e.workspace import make_workspace
-from tests.test_ui_api import PLAIN, PROMPTS, SECRET, client_of
+from tests.e2e.workspace import PLAIN, PROMPTS, make_workspace
+from tests.ui.client import SECRET, client_of
 from ui.app import create_app
 
 KIND, RUDE = " kind friend", " stupid idiot"

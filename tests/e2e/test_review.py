@@ -4,8 +4,7 @@ import pytest
 from playwright.sync_api import expect
 
 from alignment.feedback import blind, runs
-from tests.e2e.workspace import password
-from tests.test_ui_review import add_evaluation
+from tests.e2e.workspace import add_evaluation, password
 
 pytestmark = pytest.mark.browser
 RUN = "evaluate-8"

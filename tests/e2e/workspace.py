@@ -3,9 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
+from alignment.evaluation.evaluation import evaluate
+from alignment.evaluation.figures import Settings
+from alignment.evaluation.material import Material, ModelCompletions, ScorerCard, save_material
+from alignment.evaluation.report import write_reports
 from alignment.feedback import people, runs
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store
+from alignment.files import write_json
 from alignment.records import Completion, Prompt
 
 HOSTILE = (
@@ -14,6 +21,7 @@ HOSTILE = (
     "{{7*7}}",
     "C:\\temp\\new \\u0041 ` \\",
 )
+RUN = "evaluate-2"  # of `add_evaluation`
 REPORT = (
     "<!doctype html><title>Report</title><h1 id='finding'>Toxicity fell by half</h1>"
     "<script>top.document.title = 'hacked'</script>"
@@ -85,3 +93,30 @@ PROMPTS = [
     Prompt("kind", [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi!"}]),
     Prompt("hostile", "Say <b>hello</b> ${1+1} {{7*7}}"),
 ]
+
+
+def add_evaluation(folder, store, count=12, per_prompt=2, run_id=RUN):
+    """A finished evaluation of three models by two scorers, in the workspace."""
+    prompts = tuple(
+        Prompt(f"p{i}", f"Prompt {i}", "held-out", "insults" if i % 3 else "jokes")
+        for i in range(count)
+    )
+    rng = np.random.default_rng(0)
+    models, scores = [], []
+    for name, high in (("base", 1.0), ("step-5", 0.6), ("aligned", 0.3)):
+        rows = [(i, k) for i in range(count) for k in range(per_prompt)]
+        said = [Completion(f"{name}{i}-{k}", f"p{i}", f"{name} says <b>{i}</b>") for i, k in rows]
+        models.append(ModelCompletions(name, said))
+        scores.append(rng.uniform(0, high, len(rows)).round(3))
+    cards = (ScorerCard("reader", "Much."), ScorerCard("second", "More."))
+    by = {"reader": scores, "second": [s * 0.9 for s in scores]}
+    spans = {"base0-0": ((0, 4),)}
+    material = Material(prompts, tuple(models), cards, by, spans)
+    found = evaluate(material, Settings(resamples=200, permutations=200))
+    place = folder / "runs" / run_id
+    place.mkdir(parents=True)
+    save_material(place, material)
+    write_json(place / "comparison.json", found.to_json())
+    write_reports(place, found, material)
+    runs.save_run(store, Run(run_id, "evaluate", {"seed": 0}, "finished", folder=str(place)))
+    return found, material

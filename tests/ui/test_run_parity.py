@@ -17,8 +17,8 @@ from alignment.feedback.run_queue import Mark, Request
 from alignment.feedback.runs import Run
 from alignment.workspace import Workspace
 from docs import build
-from tests.e2e.workspace import make_workspace
-from tests.test_ui_api import PLAIN, PROMPTS, SECRET, client_of, walked
+from tests.e2e.workspace import PLAIN, PROMPTS, make_workspace
+from tests.ui.client import SECRET, client_of, walked
 from ui.api_runs import run_routes
 from ui.app import create_app
 

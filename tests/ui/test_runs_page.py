@@ -19,8 +19,8 @@ from alignment.records import Ranking
 from alignment.training import ppo_watch
 from alignment.training.ppo_alarm import HeldOut
 from alignment.workspace import Workspace
-from tests.e2e.workspace import make_workspace
-from tests.test_ui_api import PLAIN, PROMPTS, SECRET, client_of
+from tests.e2e.workspace import PLAIN, PROMPTS, make_workspace
+from tests.ui.client import SECRET, client_of
 from ui import api_runs, run_form
 from ui.app import create_app
 from ui.rounds_chart import BOTTOM, TOP, rounds_chart

@@ -4,51 +4,14 @@ import json
 import time
 
 import gradio as gr
-import numpy as np
 import pytest
 
-from alignment.evaluation.evaluation import evaluate
-from alignment.evaluation.figures import Settings
-from alignment.evaluation.material import Material, ModelCompletions, ScorerCard, save_material
-from alignment.evaluation.report import write_reports
-from alignment.feedback import blind, runs
-from alignment.feedback.runs import Run
+from alignment.feedback import blind
 from alignment.feedback.store import Store
-from alignment.files import write_json
-from alignment.records import Completion, Prompt
-from tests.e2e.workspace import make_workspace
-from tests.test_ui_api import SECRET, client_of, gradio_request, handler
+from tests.e2e.workspace import RUN, add_evaluation, make_workspace
+from tests.ui.client import SECRET, client_of, gradio_request, handler
 from ui import evaluations
 from ui.app import create_app
-
-RUN = "evaluate-2"
-
-
-def add_evaluation(folder, store, count=12, per_prompt=2, run_id=RUN):
-    """A finished evaluation of three models by two scorers, in the workspace."""
-    prompts = tuple(
-        Prompt(f"p{i}", f"Prompt {i}", "held-out", "insults" if i % 3 else "jokes")
-        for i in range(count)
-    )
-    rng = np.random.default_rng(0)
-    models, scores = [], []
-    for name, high in (("base", 1.0), ("step-5", 0.6), ("aligned", 0.3)):
-        rows = [(i, k) for i in range(count) for k in range(per_prompt)]
-        said = [Completion(f"{name}{i}-{k}", f"p{i}", f"{name} says <b>{i}</b>") for i, k in rows]
-        models.append(ModelCompletions(name, said))
-        scores.append(rng.uniform(0, high, len(rows)).round(3))
-    cards = (ScorerCard("reader", "Much."), ScorerCard("second", "More."))
-    by = {"reader": scores, "second": [s * 0.9 for s in scores]}
-    spans = {"base0-0": ((0, 4),)}
-    material = Material(prompts, tuple(models), cards, by, spans)
-    found = evaluate(material, Settings(resamples=200, permutations=200))
-    place = folder / "runs" / run_id
-    place.mkdir(parents=True)
-    save_material(place, material)
-    write_json(place / "comparison.json", found.to_json())
-    write_reports(place, found, material)
-    runs.save_run(store, Run(run_id, "evaluate", {"seed": 0}, "finished", folder=str(place)))
-    return found, material
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from alignment.feedback.known_orders import known_orders
 from alignment.feedback.store import Store
 from alignment.records import Ranking
 from tests.e2e.workspace import HOSTILE, PLAIN, PROMPTS, make_workspace
-from tests.test_ui_api import SECRET, client_of, gradio_request, handler
+from tests.ui.client import SECRET, client_of, gradio_request, handler
 from ui.app import create_app
 
 
