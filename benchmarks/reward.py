@@ -5,7 +5,8 @@ sequences per batch, one epoch each. TRL's `RewardTrainer` encodes both completi
 each completion of a prompt once. Each trainer runs in a process of its own, so that peak memories can be told apart, in
 turn and several times; the median counts. `--json FILE` writes `speedup_k4`, `speedup_k9`, `memory_ratio` and all runs.
 
-`--demo`: accuracy, ceiling and calibration on the demo language, consensus against majority labels, soft against hard.
+`--demo`: accuracy, ceiling and calibration on the demo language, soft against hard labels.
+`--labels`: what labels are worth: consensus, majority and true ones, of four pools of labelers.
 `--text DIR`: ParaDetox pairs in DIR, neutral over toxic, on a base model trained for a few minutes on such text.
 """
 
@@ -190,9 +191,10 @@ def main() -> None:
     """Parse, run, print, and exit with 1 where a goal is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round, or one seed")
-    parser.add_argument("--seed", type=int, help="only this seed of --demo")
+    parser.add_argument("--seed", type=int, help="only this seed of --demo or --labels")
     parser.add_argument("--json", type=Path, help="write every figure to this file")
     parser.add_argument("--demo", action="store_true", help="trust figures on the demo language")
+    parser.add_argument("--labels", action="store_true", help="what kinds of labels are worth")
     parser.add_argument("--text", type=Path, help="folder of the ParaDetox pairs")
     for name in ("--one", "--base"):
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -206,11 +208,13 @@ def main() -> None:
         from benchmarks.reward_text import paradetox
 
         figures, reached = paradetox(arguments.text), True
-    elif arguments.demo:
+    elif arguments.demo or arguments.labels:
+        from benchmarks.reward_labels import labels
         from benchmarks.reward_trust import demo
 
         seeds = [0] if arguments.quick else [0, 1, 2]
-        figures, reached = demo(seeds if arguments.seed is None else [arguments.seed])
+        seeds = seeds if arguments.seed is None else [arguments.seed]
+        figures, reached = demo(seeds) if arguments.demo else labels(seeds)
     else:
         figures = speed(1 if arguments.quick else REPEATS)
         limits = {**GOALS, "memory_ratio": MEMORY_TOLERANCE}

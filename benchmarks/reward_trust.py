@@ -1,9 +1,8 @@
 """`python -m benchmarks.reward --demo`: what the reward model's trust figures are on the demo language, over seeds.
 
 Each seed: 300 prompts, 4 completions each by the demo base model, 3 rankings each by simulated labelers. In the default
-pool 4 of 12 labelers are unreliable (2 random, 1 reversed, 1 position-biased). Two more pools have 5, among them two or
-three who read the scale backwards; there models are held against the truth on 300 further prompts, enough to tell a
-point apart. "Truth" is the courtesy by which careful labelers judge, which no training sees.
+pool 4 of 12 labelers are unreliable (2 random, 1 reversed, 1 position-biased). "Truth" is the courtesy by which careful
+labelers judge, which no training sees.
 """
 
 from __future__ import annotations
@@ -28,16 +27,14 @@ from alignment.feedback.simulation import FAULTS, simulate_rankings
 from alignment.files import read_json
 from alignment.models.demo_language import demo_prompts
 from alignment.models.loading import load_causal_lm, load_tokenizer
-from alignment.records import Completion, PreferencePair, Prompt, text_of
+from alignment.records import Completion, PreferencePair, Prompt
 from alignment.sampling import as_completions, sample_completions
 from alignment.training.reward import train_reward
 from alignment.training.reward_trust import calibration, log_losses
 
-PROMPTS, FURTHER = 300, 300
+PROMPTS = 300
 VALIDATION = 0.2  # a temperature fitted on a tenth of the prompts scatters more
-FIVE = {"careful": 5, "noisy": 2, "random": 2, "reversed": 2, "position_biased": 1}
-BACKWARDS = {**FIVE, "random": 1, "reversed": 3}
-GOALS = {"accuracy_of_ceiling": 0.95, "ece": 0.03, "points_over_majority": 8.0, "nats_saved": 0.0}
+GOALS = {"accuracy_of_ceiling": 0.95, "ece": 0.03, "nats_saved": 0.0}
 
 
 def demo(seeds: list[int]) -> tuple[dict[str, Any], bool]:
@@ -51,7 +48,6 @@ def demo(seeds: list[int]) -> tuple[dict[str, Any], bool]:
     reached = (
         means["accuracy_of_ceiling"] >= GOALS["accuracy_of_ceiling"]
         and max(figures["ece"] for figures in by_seed.values()) <= GOALS["ece"]
-        and means["points_over_majority"] >= GOALS["points_over_majority"]
         and means["nats_saved_by_soft_labels"] > GOALS["nats_saved"]
     )
     return {"mean": means, "seeds": by_seed}, reached
@@ -62,32 +58,11 @@ def one_seed(seed: int) -> dict[str, Any]:
     prompts = [p for p in demo_prompts(PROMPTS, 64, seed) if p.split == "train"]
     completions = sampled(prompts, seed)
     config = demo_config(seed).reward.model_copy(update={"validation_fraction": VALIDATION})
-    further = further_pairs(prompts, seed)
     groups = grouped(completions)
     default = Labels(prompts, completions, SimulateConfig(seed=seed), "auto")  # pyright: ignore[reportCallIssue]
     soft = trained(default, config)
     ordered = config.model_copy(update={"soft_labels": False})
     hard = trained(default, ordered)
-    by_labels: dict[str, float] = {}
-    for name, unreliable in {"five": FIVE, "backwards": BACKWARDS}.items():
-        pool = SimulateConfig(seed=seed, **unreliable)  # pyright: ignore[reportCallIssue]
-        consensus, majority = (
-            Labels(prompts, completions, pool, method) for method in ("auto", "majority")
-        )
-        by_labels |= {
-            f"{name}_consensus_labels_right": consensus.share_right(),
-            f"{name}_majority_labels_right": majority.share_right(),
-        }
-        runs = {
-            "consensus": (consensus, config),
-            "majority": (majority, config),
-            "hard_majority": (majority, ordered),
-        }
-        for label, (labels, options) in runs.items():
-            right = trained(labels, options, further)["further_accuracy"]
-            by_labels[f"{name}_{label}_right"] = right
-    default.pairs = [default.truly(pair) for pair in default.pairs]  # whoever labelled them
-    by_labels["true_labels_right"] = trained(default, config, further)["further_accuracy"]
     figures = {
         "accuracy": soft["accuracy"],
         "ceiling": soft["ceiling"],
@@ -110,9 +85,6 @@ def one_seed(seed: int) -> dict[str, Any]:
         },
         "nats_saved_by_soft_labels": hard["log_loss"] - soft["log_loss"],
         "honest_nats_saved_by_soft_labels": hard["honest_log_loss"] - soft["honest_log_loss"],
-        "points_over_majority": 100
-        * (by_labels["five_consensus_right"] - by_labels["five_majority_right"]),
-        **by_labels,
         "surer_half": soft["surer_half"],
         "other_half": soft["other_half"],
         "prompts": len(groups),
@@ -133,24 +105,6 @@ def sampled(prompts: list[Prompt], seed: int) -> list[Completion]:
         distinct_attempts=config.distinct_attempts,
     )
     return as_completions(prompts, drawn, "benchmark")
-
-
-def further_pairs(prompts: list[Prompt], seed: int) -> list[PreferencePair]:
-    """All pairs of unequal courtesy on prompts that are not among `prompts`, in their true order."""
-    known = {text_of(prompt.prompt) for prompt in prompts}
-    more = [p for p in demo_prompts(PROMPTS + FURTHER, 64, seed) if p.split == "train"]
-    others = [p for p in more if text_of(p.prompt) not in known][:FURTHER]
-    completions = sampled(others, seed + 1)
-    worth = {c.completion_id: courtesy(c.text) for c in completions}
-    texts = {c.completion_id: c.text for c in completions}
-    by_id = {p.prompt_id: p.prompt for p in others}
-    return [
-        PreferencePair(by_id[prompt], texts[one], texts[other], 1.0, 1.0, prompt, one, other)
-        for prompt, ids in grouped(completions).items()
-        for one in ids
-        for other in ids
-        if worth[one] > worth[other]
-    ]
 
 
 def grouped(completions: list[Completion]) -> dict[str, list[str]]:
