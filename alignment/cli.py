@@ -80,7 +80,9 @@ def init(
     from alignment.config import load_config
     from alignment.workspace import Workspace
 
-    with Workspace.create(folder, load_config(None, [f"base_model={model}"])) as workspace:
+    # A folder is named from here, and read from wherever the workspace is worked on.
+    base = str(Path(model).resolve()) if Path(model).is_dir() else model
+    with Workspace.create(folder, load_config(None, [f"base_model={base}"])) as workspace:
         _show(
             {"workspace": str(workspace.folder), "config": str(workspace.config_file)},
             as_json,

@@ -69,8 +69,10 @@ def show(run_id: RunId, workspace: WorkspaceOption = None, as_json: JsonOption =
     from alignment.feedback import run_queue, runs
 
     with job(None, workspace, None, None) as work:
-        run = runs.run(work._store("workspace"), run_id)
-        marks = run_queue.marks(work.workspace.store, run_id)
+        store = work._store("workspace")
+        control.reap(work.workspace)
+        run = runs.run(store, run_id)
+        marks = run_queue.marks(store, run_id)
         found = {
             **run.to_json(),
             "progress": control.progress_of(run),

@@ -112,7 +112,15 @@ def job(
         settings = load_config([*own, *(config or [])], assignments, section)
         progress = stack.enter_context(progress_bars())
         given = {k: v for k, v in files.items() if v is not None}
-        yield Job(settings, opened, given, out, progress, by=me())
+        try:
+            yield Job(settings, opened, given, out, progress, by=me())
+        except KeyboardInterrupt:
+            stderr.print(
+                "Stopped. A training that has saved a checkpoint goes on from it: `concord runs resume` with its id "
+                "or --out folder.",
+                soft_wrap=True,
+            )
+            raise
 
 
 @dataclass(frozen=True)

@@ -351,6 +351,7 @@ def stop(workspace: Workspace, run_id: str, *, by: str, at_once: bool = False) -
 
     Raises `StoreError` where the run is not active.
     """
+    reap(workspace)
     run = runs.run(workspace.store, run_id)
     if run.status == "queued":
         run_queue.end(workspace.store, run_id, "stopped", f"Taken out of the queue by {by}.")

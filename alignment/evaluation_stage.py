@@ -47,7 +47,8 @@ def toxicity(job: Job) -> dict[str, Any]:
     job = job.settled("policy", job.policy())
     base, policy = job.base_model(), str(job.policy())
     inputs = {"model": base, "policy": policy, "prompts": [p.prompt_id for p in prompts]}
-    return _generate_and_compare(job, [(BEFORE, base), (AFTER, policy)], prompts, inputs)
+    models = [(BEFORE, base), (AFTER, policy)]
+    return _generate_and_compare(job, models, prompts, inputs, one_base=True)
 
 
 def compare_models(job: Job, models: Sequence[str], checkpoints: bool = False) -> dict[str, Any]:
@@ -101,7 +102,12 @@ def _own_ids(side: ModelCompletions) -> ModelCompletions:
 
 
 def _generate_and_compare(
-    job: Job, models: Sequence[tuple[str, str]], prompts: Sequence[Prompt], inputs: dict[str, Any]
+    job: Job,
+    models: Sequence[tuple[str, str]],
+    prompts: Sequence[Prompt],
+    inputs: dict[str, Any],
+    *,
+    one_base: bool = False,
 ) -> dict[str, Any]:
     from alignment.evaluation.paired import paired_completions, read_probe
 
@@ -109,6 +115,10 @@ def _generate_and_compare(
     scorers = _scorers(job)
     probe = read_probe(Path(config.probe)) if config.probe else []
     inputs = {**inputs, "base_precision": precision}
+    if len(prompts) < 2:
+        raise InputError(
+            f"A comparison needs completions of at least 2 prompts; there is {len(prompts)}. Add held-out prompts."
+        )
     with job.run("evaluate", config, inputs) as run:
         made, losses = paired_completions(
             models,
@@ -118,6 +128,7 @@ def _generate_and_compare(
             run.run_id,
             precision=precision,
             probe=probe,
+            one_base=one_base,
             progress=job.progress,
         )
         figures = _score_and_compare(job, run, prompts, made, scorers, losses)

@@ -23,8 +23,8 @@ def read_jsonl(path: Path, parse: Callable[[Any], T]) -> list[T]:
     Raises `InputError` naming file and line where the file is missing, empty or malformed.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path} does not exist. Check the path.") from None
     except IsADirectoryError:
         raise InputError(f"{path} is a folder; a JSONL file was expected.") from None
@@ -37,16 +37,30 @@ def read_jsonl(path: Path, parse: Callable[[Any], T]) -> list[T]:
         if not line.strip():
             continue
         try:
-            rows.append(parse(json.loads(line)))
+            rows.append(parse(_whole_characters(json.loads(line), line)))
+        except RecursionError:
+            raise InputError(f"{path}, line {number}: the JSON is nested too deeply.") from None
         except json.JSONDecodeError as error:
             raise InputError(
                 f"{path}, line {number}: not valid JSON ({error.msg}). Each line must hold one JSON object."
             ) from None
-        except InputError as error:
+        except (InputError, ValueError) as error:  # a number of thousands of digits, say
             raise InputError(f"{path}, line {number}: {error}") from None
     if not rows:
         raise InputError(f"{path} is empty. It needs at least one JSON object, one a line.")
     return rows
+
+
+def _whole_characters(value: Any, line: str) -> Any:
+    """`value`, which `line` says in JSON; `InputError` where it holds a lone surrogate, which no file can hold."""
+    if "\\u" in line:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                "a text holds half of a character (a lone surrogate). Take it out."
+            ) from None
+    return value
 
 
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -100,7 +114,14 @@ def disk_errors(path: Path) -> Iterator[None]:
                 f"No space left while writing {path}. Nothing was half-written; free some space or choose another "
                 "folder, then run the command again."
             ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in (
+            errno.EACCES,
+            errno.EPERM,
+            errno.EROFS,
+            errno.ENOTDIR,
+            errno.EEXIST,
+            errno.ENOENT,
+        ):
             raise InputError(
                 f"Cannot write {path} ({error.strerror}). Choose a folder you may write to."
             ) from error

@@ -26,6 +26,7 @@ from alignment.feedback.run_queue import Request
 from alignment.feedback.simulation import simulate_rankings
 from alignment.feedback.snapshot import Snapshot
 from alignment.files import read_json, read_jsonl, write_json, write_jsonl
+from alignment.processes import ProcessId, alive
 from alignment.progress import Progress, silent
 from alignment.records import (
     Completion,
@@ -38,6 +39,7 @@ from alignment.records import (
 from alignment.training import launch as launcher
 from alignment.workspace import (
     BEST_FOLDER,
+    PROCESS_FILE,
     REQUEST_FILE,
     RUN_FILE,
     STOP_FILE,
@@ -115,7 +117,7 @@ class Job:
         if path is None:
             found = self._store("completions").completions()
         else:
-            found = {c.completion_id: c for c in read_jsonl(path, Completion.from_json)}
+            found = _distinct_completions(path, read_jsonl(path, Completion.from_json))
         if not found:
             raise InputError("There are no completions yet. Run `concord sample` first.")
         return found
@@ -152,7 +154,10 @@ class Job:
             from alignment.demo_base import ensure_demo_model
 
             return str(ensure_demo_model(self.progress))
-        return name
+        # A relative folder in concord.yaml is one of the workspace; what is trained on it finds it from anywhere.
+        given = self.workspace is not None and "model" not in self.files
+        folder = self.workspace.folder / name if given and self.workspace else Path(name)
+        return str(folder.resolve()) if folder.is_dir() else name
 
     def reward_model(self) -> Path:
         """The folder of `--reward-model`, or of the workspace's latest reward run."""
@@ -211,6 +216,16 @@ def _distinct_ids(path: Path, prompts: Sequence[Prompt]) -> list[Prompt]:
                 f"{path}: the prompt id {prompt.prompt_id!r} stands for two different prompts."
             )
     return list(seen.values())
+
+
+def _distinct_completions(path: Path, completions: Sequence[Completion]) -> dict[str, Completion]:
+    seen: dict[str, Completion] = {}
+    for completion in completions:
+        if seen.setdefault(completion.completion_id, completion).text != completion.text:
+            raise InputError(
+                f"{path}: the completion id {completion.completion_id!r} stands for two different texts."
+            )
+    return seen
 
 
 def import_prompts(job: Job) -> dict[str, Any]:
@@ -505,6 +520,12 @@ def resume_folder(folder: Path, progress: Progress = silent) -> dict[str, Any]:
         )
     if record.status == "finished":
         raise InputError(f"The run in {folder} has finished; there is nothing to resume.")
+    at_work = folder / PROCESS_FILE
+    if at_work.is_file() and alive(ProcessId(**read_json(at_work))):
+        raise InputError(
+            f"The run in {folder} is still at work (process {read_json(at_work)['pid']}). To end it, write a file "
+            f"named {STOP_FILE} into that folder, or interrupt the process."
+        )
     if not (folder / REQUEST_FILE).is_file():
         raise InputError(
             f"The run in {folder} is one of a workspace. Go on with it there: `concord runs resume {record.run_id} "

@@ -308,7 +308,11 @@ class PreferencePair:
         for key in ("probability", "confidence"):
             if not 0 <= taken.get(key, 1.0) <= 1:
                 raise InputError(f"{key!r} must lie between 0 and 1.")
-        votes = taken.get("votes") or {}
+        votes = {
+            key: (taken.get("votes") or {}).get(key, 0) for key in ("chosen", "rejected", "tie")
+        }
+        if not all(isinstance(count, int) and count >= 0 for count in votes.values()):
+            raise InputError("'votes' must hold whole numbers under chosen, rejected and tie.")
         prompt_id = str(taken.get("prompt_id", short_id("prompt", prompt)))
         return cls(
             prompt,
@@ -319,7 +323,7 @@ class PreferencePair:
             prompt_id,
             str(taken.get("chosen_id", short_id("completion", prompt_id, chosen))),
             str(taken.get("rejected_id", short_id("completion", prompt_id, rejected))),
-            Votes(*(int(votes.get(key, 0)) for key in ("chosen", "rejected", "tie"))),
+            Votes(**votes),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from alignment.processes import this_process
 CONFIG_FILE, STORE_FILE, RUNS_FOLDER, RUN_FILE = "concord.yaml", "feedback.db", "runs", "run.json"
 STOP_FILE = "stop"  # somebody asks the run in this folder to end
 REQUEST_FILE = "request.json"  # what a run outside any workspace was asked to do
+PROCESS_FILE = "process.json"  # of a run outside any workspace, while it is at work
 BEST_FOLDER = "best"  # of a PPO run: the policy that did best on the held-out prompts
 _RECORDED = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy")
 
@@ -155,18 +156,22 @@ def recorded_run(
         _keep_request(replace(request, run_id=run_id), folder, workspace)
     if workspace is not None:
         run_queue.set_process(workspace.store, run_id, this_process())
+    else:
+        write_json(folder / PROCESS_FILE, asdict(this_process()))
     try:
         yield under_way
     except BaseException as error:
         by_hand = isinstance(error, KeyboardInterrupt)
         status = "stopped" if by_hand else "failed"
         reason = "Stopped from the keyboard." if by_hand else str(error) or type(error).__name__
+        (folder / PROCESS_FILE).unlink(missing_ok=True)
         with contextlib.suppress(
             Exception
         ):  # the reason itself goes on; a full disk must not hide it
             ended = replace(run, status=status, message=reason, ended=now())
             _keep(replace(ended, metrics=under_way.metrics), folder, workspace)
         raise
+    (folder / PROCESS_FILE).unlink(missing_ok=True)
     status = "stopped" if (folder / STOP_FILE).exists() else "finished"
     _keep(replace(run, status=status, metrics=under_way.metrics, ended=now()), folder, workspace)
 
@@ -178,12 +183,20 @@ def new_run_id(stage: str) -> str:
 
 
 def run_folder(run_id: str, workspace: Workspace | None, out: Path | None) -> Path:
-    """Where the files of a run go: `out`, or a folder of the workspace. `InputError` where neither is given, or `out`
-    holds a run already."""
+    """Where the files of a run go: `out`, or a folder of the workspace.
+
+    Raises `InputError` where neither is given, or `out` holds a run or anything else already.
+    """
     if out is not None:
         if (out / RUN_FILE).exists():
             raise InputError(
-                f"{out} already holds a run. Choose another --out; nothing was overwritten."
+                f"{out} already holds a run. Choose another --out; nothing was overwritten. To go on with a training, "
+                f"`concord runs resume {out}`."
+            )
+        if out.is_dir() and any(out.iterdir()):
+            raise InputError(
+                f"{out} is not empty, and a run writes a folder of its own. Choose another --out; nothing was "
+                "overwritten."
             )
         return out
     if workspace is None:

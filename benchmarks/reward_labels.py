@@ -31,6 +31,7 @@ POOLS = {
 }
 PARTS = (16, 8, 4, 2)  # true labels of every so many prompts
 FLIPPED = (0.2, 0.35)
+TRAININGS = 3  # of the mixed pool and of the truth, each with its own split and start: they scatter by 2 points
 GOAL = 8.0  # points over the majority's soft labels
 
 
@@ -54,9 +55,14 @@ def one_seed(seed: int) -> dict[str, float]:
     ordered = config.model_copy(update={"soft_labels": False})
     figures: dict[str, float] = {}
 
-    def learn(name: str, labels: Labels, options: RewardTrainingConfig) -> None:
-        figures[f"{name}_right"] = trained(labels, options, further)["further_accuracy"]
-        print(f"seed {seed}: {name} {figures[f'{name}_right']:.3f}", flush=True)
+    def learn(name: str, labels: Labels, options: RewardTrainingConfig, times: int = 1) -> None:
+        right = [
+            trained(labels, options.model_copy(update={"seed": seed + 100 * time}), further)
+            for time in range(times)
+        ]
+        shares = [one["further_accuracy"] for one in right]
+        figures[f"{name}_right"] = float(np.mean(shares))
+        print(f"seed {seed}: {name} " + " ".join(f"{share:.3f}" for share in shares), flush=True)
 
     for name, unreliable in POOLS.items():
         pool = SimulateConfig(seed=seed, **unreliable)  # pyright: ignore[reportCallIssue]
@@ -64,15 +70,16 @@ def one_seed(seed: int) -> dict[str, float]:
         majority = Labels(prompts, completions, pool, "majority")
         figures[f"{name}_consensus_labels_right"] = consensus.share_right()
         figures[f"{name}_majority_labels_right"] = majority.share_right()
-        learn(f"{name}_consensus", consensus, config)
-        learn(f"{name}_majority", majority, config)
-        learn(f"{name}_hard_majority", majority, ordered)
+        times = TRAININGS if name == "mixed" else 1
+        learn(f"{name}_consensus", consensus, config, times)
+        learn(f"{name}_majority", majority, config, times)
+        learn(f"{name}_hard_majority", majority, ordered, times)
         gain = figures[f"{name}_consensus_right"] - figures[f"{name}_majority_right"]
         figures[f"{name}_points_over_majority"] = 100 * gain
 
     truth = Labels(prompts, completions, SimulateConfig(seed=seed), "auto")  # pyright: ignore[reportCallIssue]
     every = truth.pairs = [truth.truly(pair) for pair in truth.pairs]
-    learn("truth", truth, config)
+    learn("truth", truth, config, TRAININGS)
     for share in FLIPPED:
         truth.pairs = flipped(every, share, seed)
         learn(f"truth_{share:.0%}_flipped", truth, config)

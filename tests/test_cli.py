@@ -1,6 +1,7 @@
 """What a user meets at the command line: help, and for each mistake one paragraph and exit code 2."""
 
 import json
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -287,3 +288,40 @@ def test_tokens_are_made_listed_and_revoked(workspace, capsys):
     assert concord(capsys, "tokens", "revoke", "ann", number, "-w", workspace)[0] == 0
     refused(concord(capsys, "tokens", "revoke", "ann", number, "-w", workspace), "revoked")
     refused(concord(capsys, "tokens", "create", "zoe", "--name", "x", "-w", workspace), "zoe")
+
+
+def test_a_base_model_is_found_from_wherever_one_works(tmp_path, llama_folder, capsys, monkeypatch):
+    shutil.copytree(llama_folder, tmp_path / "base")
+    prompts = rows(tmp_path / "p.jsonl", {"prompt": "You"})
+    monkeypatch.chdir(tmp_path)
+    assert concord(capsys, "init", "w", "--model", "base")[0] == 0
+    monkeypatch.chdir(tmp_path / "w")
+    assert concord(capsys, "prompts", "import", prompts)[0] == 0
+    few = ("--set", "max_new_tokens=4", "--set", "completions_per_prompt=2", "--json")
+    assert concord(capsys, "sample", *few)[0] == 0
+    config = tmp_path / "w" / "concord.yaml"  # by hand: relative to the workspace
+    config.write_text(config.read_text().replace(str(tmp_path / "base"), "../base"))
+    monkeypatch.chdir(tmp_path)
+    assert concord(capsys, "sample", "-w", "w", *few)[0] == 0
+
+
+def test_a_completion_id_stands_for_one_text(tmp_path, capsys):
+    prompts = rows(tmp_path / "p.jsonl", {"prompt_id": "p", "prompt": "Say hello"})
+    one = {"completion_id": "a", "prompt_id": "p", "text": "Hello", "finished": True}
+    files = rows(tmp_path / "c.jsonl", one, {**one, "completion_id": "b"}, {**one, "text": "Else"})
+    ranked = rows(
+        tmp_path / "r.jsonl", {"prompt_id": "p", "labeler_id": "ann", "ranks": {"a": 1, "b": 2}}
+    )
+    given = ("--rankings", ranked, "--completions", files, "--prompts", prompts)
+    refused(concord(capsys, "consensus", *given, "--out", tmp_path / "out"), "two different texts")
+
+
+def test_the_keyboard_stops_a_stage_with_a_word_on_how_to_go_on(tmp_path, capsys, monkeypatch):
+    from alignment import pipeline
+
+    def interrupted(job):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "consensus", interrupted)
+    code, _, err = concord(capsys, "consensus", "--out", tmp_path / "out")
+    assert code == 130 and "concord runs resume" in err

@@ -19,6 +19,7 @@ from alignment.feedback.runs import Review, Run, add_review, save_run
 from alignment.feedback.store import now
 from alignment.files import write_json
 from alignment.models.loading import load_causal_lm
+from alignment.models.trunk import BASE_FILE, fingerprint, same_base
 from alignment.pipeline import Job
 from alignment.records import Prompt
 from alignment.workspace import Workspace
@@ -116,6 +117,15 @@ def test_bad_input_leaves_nothing_behind(policy, tokenizer, tmp_path):
     tokenizer.save_pretrained(wrong)
     with pytest.raises(ModelError, match="does not fit this base"):
         export_model(Job(Config(), files={"policy": policy, "model": str(wrong)}, out=out), True)
+    assert not list(out.glob("*"))
+    write_json(policy / BASE_FILE, fingerprint(tiny_causal_lm("llama")))
+    other = tmp_path / "other"  # of the same shapes
+    tiny_causal_lm("llama", seed=1).save_pretrained(other)
+    tokenizer.save_pretrained(other)
+    with pytest.raises(ModelError, match="was trained on another base"):
+        export_model(Job(Config(), files={"policy": policy, "model": str(other)}, out=out), True)
+    half = tiny_causal_lm("llama").bfloat16()
+    assert same_base(half, fingerprint(tiny_causal_lm("llama"))), "rounding is no other base"
     assert not list(out.glob("*"))
     with pytest.raises(ModelError, match="holds no policy adapter"):
         export_model(Job(Config(), files={"policy": wrong}, out=out), False)

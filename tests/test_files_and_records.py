@@ -42,6 +42,33 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         read_jsonl(tmp_path, Prompt.from_json)
 
 
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+    path = tmp_path / "windows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + b'{"prompt": "hello"}\r\n')
+    assert [p.prompt for p in read_jsonl(path, Prompt.from_json)] == ["hello"]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"prompt": "half \\ud800"}', "half of a character"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"prompt": ' + "9" * 5000 + "}", "line 1: Exceeds the limit"),
+    ],
+)
+def test_what_json_can_say_and_no_file_can_hold_is_refused(tmp_path, line, reason):
+    with pytest.raises(InputError, match=reason):
+        read_jsonl(lines(tmp_path, line), Prompt.from_json)
+    with pytest.raises(InputError, match="does not exist"):
+        read_jsonl(lines(tmp_path, line) / "x", Prompt.from_json)
+
+
+@pytest.mark.parametrize("votes", [{"chosen": None}, {"chosen": "many"}, {"tie": -1}])
+def test_votes_are_whole_numbers(votes):
+    with pytest.raises(InputError, match="'votes' must hold whole numbers"):
+        PreferencePair.from_json({"prompt": "p", "chosen": "a", "rejected": "b", "votes": votes})
+
+
 def test_a_misspelt_key_gets_a_hint():
     with pytest.raises(InputError, match="did you mean 'promt'"):
         Prompt.from_json({"promt": "hello"})

@@ -1,16 +1,21 @@
 """The whole loop on a tiny setting, through the command line: in a workspace, and stage by stage on plain files."""
 
 import json
+import shutil
+from dataclasses import asdict
 
 import pytest
+import torch
 
 from alignment import cli, demo
 from alignment.config import Config
 from alignment.demo_base import demo_quality, ensure_demo_model
 from alignment.feedback import people, run_queue, runs
 from alignment.feedback.store import Store
-from alignment.files import read_jsonl
+from alignment.files import read_jsonl, write_json
 from alignment.models.demo_model import DemoRecipe
+from alignment.models.loading import load_causal_lm
+from alignment.processes import this_process
 from alignment.records import PreferencePair, Ranking
 
 pytestmark = pytest.mark.slow
@@ -187,6 +192,26 @@ def test_every_stage_works_on_plain_files(base, config, tmp_path, capsys):
     assert written["verdict"] == figures["verdict"] and (tmp_path / "report.html").exists()
     code, _, err = concord(capsys, *reward, "--config", tiny)
     assert code == 2 and "already holds a run" in err, "nothing is overwritten"
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "README.md").write_text("mine")
+    code, _, err = concord(capsys, *reward[:-1], own, "--config", tiny)
+    assert code == 2 and "is not empty" in err and (own / "README.md").read_text() == "mine"
+    (tmp_path / "p" / "run.json").write_text(
+        (tmp_path / "p" / "run.json").read_text().replace('"finished"', '"running"')
+    )
+    write_json(tmp_path / "p" / "process.json", asdict(this_process()))
+    code, _, err = concord(capsys, "runs", "resume", tmp_path / "p")
+    assert code == 2 and "is still at work" in err
+    other = tmp_path / "other"
+    shutil.copytree(base, other)
+    twin = load_causal_lm(base)
+    with torch.no_grad():
+        twin.get_input_embeddings().weight.add_(0.1)
+    twin.save_pretrained(other)
+    wrong = ("--model", other, "--policy", tmp_path / "p", "--out", tmp_path / "e2")
+    code, _, err = concord(capsys, "evaluate", "toxicity", "--prompts", prompts, *wrong, *short)
+    assert code == 2 and "adapter of another base" in " ".join(err.split())
 
 
 def test_the_exported_card_carries_the_evidence_of_the_whole_loop(finished, tmp_path, capsys):

@@ -118,5 +118,5 @@ def test_a_folder_that_is_missing_or_lacks_its_parts_says_so(tmp_path, llama_fol
     no_pad = load_tokenizer_copy(tokenizer)
     no_pad.pad_token = None
     no_pad.save_pretrained(tmp_path / "nopad")
-    with pytest.raises(ModelError, match="no padding token"):
-        load_tokenizer(tmp_path / "nopad")
+    padding = load_tokenizer(tmp_path / "nopad")  # as GPT-2 is published
+    assert padding.pad_token_id == padding.eos_token_id is not None

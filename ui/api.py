@@ -13,6 +13,8 @@ from typing import Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from alignment.errors import ConcordError, InputError, NotAllowedError, StoreError
 from alignment.feedback.drafts import DraftConflict
@@ -36,7 +38,7 @@ from ui.api_runs import run_routes
 from ui.api_tokens import token_routes
 from ui.callers import CSRF, Caller
 from ui.desk import Desk
-from ui.guard import PATHS
+from ui.guard import PATHS, problem
 
 PAGES = {
     "/board": "Rank",
@@ -50,6 +52,10 @@ STEP_PAGES = {"rank": "/board", "compare": "/blind", "review": "/review"}  # the
 REFUSALS: dict[int | str, dict[str, Any]] = {
     **{status: {"model": Problem} for status in (401, 403, 411, 413, 422)},
     409: {"model": Conflict},
+}
+_WORDS = {
+    "Not Found": "There is no such page.",
+    "Method Not Allowed": "This address is not a page to look at.",
 }
 _STATUS = ((InputError, 422), (StoreError, 409), (NotAllowedError, 403))
 
@@ -119,7 +125,14 @@ def own_routes(desk: Desk) -> APIRouter:
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Every error a caller can cause becomes JSON with a sentence in `detail`."""
+    """Every error a caller can cause becomes JSON with a sentence in `detail`, or a page where a person looks at it."""
+
+    @app.exception_handler(HTTPException)
+    def said(request: Request, error: HTTPException) -> Response:
+        message = _WORDS.get(str(error.detail), str(error.detail))
+        answer = problem(request.scope, request.headers, error.status_code, message)
+        answer.headers.update(error.headers or {})
+        return answer
 
     @app.exception_handler(ConcordError)
     def refused(_request: Request, error: ConcordError) -> JSONResponse:
@@ -135,9 +148,9 @@ def add_error_handlers(app: FastAPI) -> None:
         return JSONResponse({"detail": message}, 422)
 
     @app.exception_handler(RequestValidationError)
-    def malformed(_request: Request, error: RequestValidationError) -> JSONResponse:
+    def malformed(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         # A lone surrogate in a key cannot be sent back as it came.
         message = f"{place}: {first['msg']}.".encode("utf-8", "replace").decode()
-        return JSONResponse({"detail": message}, 422)
+        return problem(request.scope, request.headers, 422, message)

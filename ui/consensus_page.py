@@ -26,7 +26,7 @@ from ui.access import Access
 from ui.agreement_chart import agreement_chart
 from ui.exports import WHAT
 from ui.guard import ENGINEERS
-from ui.look import QUIET, page_blocks, told
+from ui.look import QUIET, SPOKEN, page_blocks, told
 from ui.shell import fragment
 from ui.times import ago
 
@@ -45,9 +45,26 @@ element.addEventListener("click", (event) => {
   address.searchParams.set("prompt", row.dataset.prompt);
   history.replaceState(null, "", address);
   trigger("choose", { prompt_id: row.dataset.prompt });
+  const shown = document.querySelector("#dispute [data-shown]"); // it comes into view by itself where it is another one
+  if (shown?.dataset.shown === row.dataset.prompt) shown.scrollIntoView({ behavior: "smooth", block: "start" });
 });
 """
+_IN_THE_ADDRESS = """(kind, prompt) => {
+  const address = new URL(location);
+  address.searchParams.set("kind", kind);
+  history.replaceState(null, "", address);
+  return [kind, prompt];
+}"""
 _DISPUTE_SCRIPT = """
+let last = null;
+new MutationObserver(() => {
+  const panel = element.querySelector("[data-shown]"), shown = panel?.dataset.shown ?? null;
+  if (shown !== null && shown !== last) {
+    panel.scrollIntoView({ behavior: "smooth", block: "start" });
+    panel.querySelector("h2")?.focus({ preventScroll: true });
+  }
+  last = shown;
+}).observe(element, { childList: true, subtree: true });
 element.addEventListener("submit", (event) => {
   event.preventDefault();
   const form = event.target;
@@ -89,8 +106,8 @@ def consensus_page(access: Access, store: Store, live: LiveConsensus) -> gr.Bloc
 
     def first(request: gr.Request) -> list[Any]:
         access.require(request, ENGINEERS)
-        prompt_id = request.query_params.get("prompt")
-        return [*overview(None, 0), prompt_id, dispute(None, prompt_id)]
+        kind, prompt_id = (request.query_params.get(name) for name in ("kind", "prompt"))
+        return [*overview(kind, 0), prompt_id, dispute(kind, prompt_id)]
 
     def choose_kind(kind: str | None, prompt_id: str | None, request: gr.Request) -> list[Any]:
         access.require(request, ENGINEERS)
@@ -132,10 +149,10 @@ def consensus_page(access: Access, store: Store, live: LiveConsensus) -> gr.Bloc
         one = gr.HTML(js_on_load=_DISPUTE_SCRIPT, apply_default_css=False, elem_id="dispute")
         look = [kind, seen, summary, disputes]
         blocks.load(first, outputs=[*look, prompt, one], **QUIET)
-        kind.input(choose_kind, [kind, prompt], [*look, prompt, one], **QUIET)
+        kind.input(choose_kind, [kind, prompt], [*look, prompt, one], js=_IN_THE_ADDRESS, **QUIET)
         disputes.choose(choose, kind, [prompt, one], **QUIET)
-        one.settle(settle, kind, [*look, prompt, one], **QUIET)
-        one.withdraw(withdraw, kind, [*look, prompt, one], **QUIET)
+        one.settle(settle, kind, [*look, prompt, one], **SPOKEN)
+        one.withdraw(withdraw, kind, [*look, prompt, one], **SPOKEN)
         gr.Timer(REFRESH_SECONDS).tick(refresh, [kind, seen], look, **QUIET)
     return blocks
 

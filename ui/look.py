@@ -14,6 +14,8 @@ from ui.shell import asset_url
 
 # Events that are answered at once, without a queue, a progress bar, or a place in Gradio's public API.
 QUIET: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+# Events that may raise `gr.Error` or call `gr.Info`: Gradio shows neither without its queue.
+SPOKEN: dict[str, Any] = {**QUIET, "queue": True, "concurrency_limit": None}
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 MONO_FONTS = ("ui-monospace", "SF Mono", "Cascadia Mono", "Consolas", "monospace")
 

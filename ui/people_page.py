@@ -12,7 +12,7 @@ from alignment.feedback.quality import Figure
 from ui.access import Access
 from ui.desk import Desk
 from ui.guard import ENGINEERS
-from ui.look import QUIET, page_blocks, told
+from ui.look import QUIET, SPOKEN, page_blocks, told
 from ui.shell import fragment
 from ui.times import ago
 
@@ -40,8 +40,8 @@ def people_page(access: Access, desk: Desk) -> gr.Blocks:
         return [gr.Dropdown(choices=names), *_tables(rows, desk)]
 
     def first(request: gr.Request) -> list[Any]:
-        access.require(request, ENGINEERS)
-        return show()
+        who = access.require(request, ENGINEERS)
+        return [gr.Dropdown(choices=list(credentials.may_invite(who.role))), *show()]
 
     def decide(
         labeler_id: str | None, action: str | None, reason: str | None, request: gr.Request
@@ -88,18 +88,16 @@ def people_page(access: Access, desk: Desk) -> gr.Blocks:
                 )
                 send = gr.Button("Record decision", variant="primary")
             with gr.Column(scale=1, min_width=280):
-                role = gr.Dropdown(
-                    label="Invite a", choices=list(credentials.may_invite("admin")), value="labeler"
-                )
+                role = gr.Dropdown(label="Invite a", choices=["labeler"], value="labeler")
                 make = gr.Button("Make a link")
                 back = gr.Button("New password for the labeler chosen")
                 link = gr.HTML(apply_default_css=False)
         decisions = gr.HTML(apply_default_css=False)
         outputs = [labeler, table, decisions]
-        blocks.load(first, outputs=outputs, **QUIET)
-        send.click(decide, [labeler, action, reason], [*outputs, reason], **QUIET)
-        make.click(invite, role, [link, *outputs], **QUIET)
-        back.click(invite_back, labeler, [link, *outputs], **QUIET)
+        blocks.load(first, outputs=[role, *outputs], **QUIET)
+        send.click(decide, [labeler, action, reason], [*outputs, reason], **SPOKEN)
+        make.click(invite, role, [link, *outputs], **SPOKEN)
+        back.click(invite_back, labeler, [link, *outputs], **SPOKEN)
     return blocks
 
 

@@ -21,7 +21,7 @@ from ui import evaluations
 from ui.access import Access
 from ui.awaiting import awaiting_panel
 from ui.guard import REVIEWERS
-from ui.look import QUIET, page_blocks, told
+from ui.look import QUIET, SPOKEN, page_blocks, told
 from ui.run_files import run_folder
 from ui.shell import fragment
 from ui.texts_tab import texts_tab
@@ -29,6 +29,11 @@ from ui.times import ago
 
 MAX_COMMENT = 4000
 _TONES = {"accept": "good", "reject": "bad", "needs work": "warn"}
+
+# A reload and a link show the evaluation that was chosen.
+_IN_THE_ADDRESS = (
+    "(run) => { history.replaceState(null, '', '?run=' + encodeURIComponent(run)); return run; }"
+)
 
 
 def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
@@ -57,7 +62,8 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
         return show(request.query_params.get("run"), access.require(request, REVIEWERS))
 
     def choose(run_id: str | None, request: gr.Request) -> list[Any]:
-        return show(run_id, access.require(request, REVIEWERS))
+        """Another evaluation; what was meant for the one before is not carried over."""
+        return [*show(run_id, access.require(request, REVIEWERS)), None, ""]
 
     def judge(
         run_id: str | None, verdict: str | None, comment: str | None, request: gr.Request
@@ -115,9 +121,9 @@ def review_page(access: Access, store: Store, workspace: Path) -> gr.Blocks:
                 reviews = gr.HTML(apply_default_css=False)
         outputs = [choice, page, reviews, form, table, people, tab, awaiting]
         blocks.load(first, outputs=outputs, **QUIET)
-        choice.input(choose, choice, outputs, **QUIET)
-        open_button.click(open_round, choice, [people, awaiting], **QUIET)
-        send.click(judge, [choice, verdict, comment], [*outputs, verdict, comment], **QUIET)
+        choice.input(choose, choice, [*outputs, verdict, comment], js=_IN_THE_ADDRESS, **QUIET)
+        open_button.click(open_round, choice, [people, awaiting], trigger_mode="once", **SPOKEN)
+        send.click(judge, [choice, verdict, comment], [*outputs, verdict, comment], **SPOKEN)
     return blocks
 
 

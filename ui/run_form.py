@@ -14,10 +14,15 @@ from alignment.config import Config, PPOTrainingConfig
 from alignment.errors import InputError
 from alignment.training.launch import check_rollout
 
+ROUND_FIELDS = ("labelers",)  # of the consensus, with which a round begins
+
 
 def base_fields(config: Config, stage: str) -> list[dict[str, Any]]:
-    """The fields that choose the base model, as those of `fields`; none where the stage has no use for it."""
-    return _fields(config, control.BASE) if stage in control.BASED or stage == "round" else []
+    """The fields that choose the base model, as those of `fields`; none where the stage has no use for it. For a round
+    also whose rankings count."""
+    if stage == "round":
+        return [*_fields(config, control.BASE), *_fields(config.consensus, ROUND_FIELDS)]
+    return _fields(config, control.BASE) if stage in control.BASED else []
 
 
 def fields(config: Config, stage: str) -> list[dict[str, Any]]:
@@ -75,9 +80,11 @@ def checked(
     a whole stand under the empty name.
     """
     known = {field["name"] for field in base_fields(config, stage)}
-    based, problems = _with_base(
-        config, {name: value for name, value in values.items() if name in known}, workspace
-    )
+    of_base = {name: value for name, value in values.items() if name in known}
+    if stage == "round":
+        counted = {name: of_base.pop(name) for name in ROUND_FIELDS if name in of_base}
+        of_base["consensus"] = {**config.consensus.model_dump(), **counted}
+    based, problems = _with_base(config, of_base, workspace)
     if stage == "round":
         unknown = {name: "There is no such option." for name in values if name not in known}
         problems |= unknown
@@ -120,7 +127,7 @@ def _with_base(
         if "base_model" in values:
             check_base_name(made.base_model, workspace)
     except ValidationError as error:
-        return config, {str(p["loc"][0]): p["msg"] for p in error.errors()}
+        return config, {str(p["loc"][-1]): p["msg"] for p in error.errors()}
     except InputError as error:
         return config, {"base_model": str(error)}
     return made, {}
@@ -128,7 +135,10 @@ def _with_base(
 
 def as_yaml(config: Config, stage: str) -> str:
     """Base and section of the stage as YAML, to be kept beside the form."""
-    tree = {field["name"]: field["value"] for field in base_fields(config, stage)}
-    if stage != "round":
+    tree = {field["name"]: field["value"] for field in _fields(config, control.BASE)}
+    if stage == "round":
+        tree["consensus"] = {name: getattr(config.consensus, name) for name in ROUND_FIELDS}
+    else:
+        tree = tree if stage in control.BASED else {}
         tree[stage] = getattr(config, stage).model_dump(mode="json")
     return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)

@@ -58,7 +58,7 @@ def texts_tab(
         """The page that is asked for; the first one after a filter has changed."""
         folder = folder_of(run_id, request)
         words = (search or "")[:LONGEST_SEARCH]
-        at = int(page or 1)
+        at = max(1, int(page or 1))
         with told():
             html, pages = evaluations.texts(
                 folder, model, scorer, category or "", change or "", words, at

@@ -16,7 +16,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from alignment.config import GenerationConfig
-from alignment.errors import InputError
+from alignment.errors import InputError, ModelError
 from alignment.evaluation.checkpoints import needs_adapter, run_of, write_adapter
 from alignment.evaluation.material import ModelCompletions, Probe, without_tokens
 from alignment.files import read_json
@@ -28,6 +28,7 @@ from alignment.models.loading import (
     load_causal_lm,
     load_tokenizer,
 )
+from alignment.models.trunk import describe, fingerprint, same_base
 from alignment.progress import Progress, silent
 from alignment.records import Prompt
 from alignment.sampling import Generated, as_completions, sample_completions
@@ -52,13 +53,15 @@ def paired_completions(
     *,
     precision: str = "fp32",
     probe: Sequence[str] = (),
+    one_base: bool = False,
     progress: Progress = silent,
 ) -> tuple[list[ModelCompletions], Probe | None]:
     """Completions of each model (name, folder or hub id) with their likelihoods, and the loss on the `probe` texts.
 
     Every model starts from `config.seed`, its base held in `precision`. Models that read other tokens than the first
-    have no `own_nll`, since no KL is defined, and their token counts are left out: words are counted instead. Raises
-    `ModelError` where a model or tokenizer cannot be loaded.
+    have no `own_nll`, since no KL is defined, and their token counts are left out: words are counted instead.
+    `one_base`: the others are adapters of the first. Raises `ModelError` where a model or tokenizer cannot be loaded,
+    or an adapter belongs to another base.
     """
     first: _Model | None = None
     made, losses = [], {}
@@ -66,6 +69,8 @@ def paired_completions(
     for name, source in models:
         loaded = _load(name, source, precision)
         first = first or loaded
+        if one_base and loaded is not first:
+            _check_base(first, loaded)
         drawn = sample_completions(
             loaded.model,
             loaded.tokenizer,
@@ -98,6 +103,19 @@ def _load(name: str, source: str, precision: str) -> _Model:
         write_adapter(folder, Path(scratch))
         model = load_causal_lm(scratch, precision)
     return _Model(name, model, load_tokenizer(_tokenizer_source(str(run_of(folder)))))
+
+
+def _check_base(first: _Model, loaded: _Model) -> None:
+    """`ModelError` where `loaded` is an adapter of another base than `first`: the difference would be the bases'."""
+    if not hasattr(loaded.model, "get_base_model"):
+        return
+    own = fingerprint(loaded.model.get_base_model())
+    if not same_base(first.model, own):
+        raise ModelError(
+            f"{loaded.name} is an adapter of another base ({describe(own)}) than {first.name} "
+            f"({describe(fingerprint(first.model))}). Give its own base with --model, or compare two models as they "
+            "are with `concord evaluate compare`."
+        )
 
 
 def _with_likelihoods(

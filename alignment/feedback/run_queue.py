@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from alignment.errors import InputError, StoreError
+from alignment.errors import InputError, StoreError, nearest
 from alignment.feedback import runs
 from alignment.feedback.runs import Run
 from alignment.feedback.store import Store, now
@@ -20,6 +20,7 @@ from alignment.processes import ProcessId
 STAGES = ("sample", "consensus", "reward", "ppo", "evaluate")
 WAITING, ACTIVE, ENDED = ("queued",), ("starting", "running"), ("finished", "stopped", "failed")
 PROMOTIONS = ("promote", "promote-best")  # of the run's last policy, or of its best
+LONGEST_NOTE, LONGEST_TAG = 4000, 40
 MARKS = ("note", "tag", "untag", *PROMOTIONS, "delete", "restore", "first")
 CLAIM_SECONDS = 20  # a claimed run whose process is not there by then goes back into the queue
 
@@ -197,15 +198,25 @@ def _set(
 
 
 def add_mark(store: Store, mark: Mark) -> None:
-    """Append a mark. Raises `InputError` on an unknown kind or an empty text, `StoreError` on an unknown run."""
+    """Append a mark.
+
+    Raises `InputError` on an unknown kind, an empty or too long text, or a tag to take off that is not there, and
+    `StoreError` on an unknown run.
+    """
     if mark.kind not in MARKS:
         raise InputError(f"The mark {mark.kind!r} is not known; choose one of {', '.join(MARKS)}.")
     if mark.kind in ("note", "tag", "untag") and not mark.value.strip():
         raise InputError(f"Write something for the {mark.kind}.")
-    if len(mark.value) > 4000:
-        raise InputError("A note holds at most 4000 characters.")
+    longest = LONGEST_NOTE if mark.kind == "note" else LONGEST_TAG
+    if mark.kind in ("note", "tag") and len(mark.value) > longest:
+        raise InputError(f"A {mark.kind} holds at most {longest} characters.")
     with store.writing() as db:
         _status(store, mark.run_id)
+        standing = tags(marks(store, mark.run_id)) if mark.kind == "untag" else []
+        if mark.kind == "untag" and mark.value not in standing:
+            raise InputError(
+                f"{mark.run_id} has no tag {mark.value!r}{nearest(mark.value, standing)}."
+            )
         db.table("run_marks").insert(
             {
                 "run_id": mark.run_id,

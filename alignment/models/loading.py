@@ -23,7 +23,8 @@ def device() -> torch.device:
 def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder or hub id, padding on the left (for generation).
 
-    Raises `ModelError` where there is none, or where it has no end-of-sequence or padding token.
+    One without a padding token pads with end-of-sequence. Raises `ModelError` where there is no tokenizer, or where it
+    has no end-of-sequence token.
     """
     _check_exists(name)
     try:
@@ -39,11 +40,7 @@ def load_tokenizer(name: str | Path) -> PreTrainedTokenizerBase:
             "tokenizer_config.json."
         )
     if tokenizer.pad_token_id is None:
-        raise ModelError(
-            f"The tokenizer of {name} has no padding token, which batches need. Set `pad_token` in its "
-            f"tokenizer_config.json; the end-of-sequence token {tokenizer.eos_token!r} will do, since Concord masks by "
-            "length and never by token."
-        )
+        tokenizer.pad_token = tokenizer.eos_token  # masks come from lengths, never from tokens
     return tokenizer
 
 

@@ -10,6 +10,7 @@ from alignment.errors import ModelError
 from alignment.files import read_json
 from alignment.models.loading import load_causal_lm, load_tokenizer
 from alignment.models.quantization import DTYPES
+from alignment.models.trunk import BASE_FILE, describe, fingerprint, same_base
 
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -52,9 +53,17 @@ def save_merged(base: str | Path, policy: Path, out: Path, precision: str = "fp3
 
 
 def merge(base: Any, policy: Path) -> Any:
-    """`base` with the adapter of `policy` added to its weights; `base` itself is changed."""
+    """`base` with the adapter of `policy` added to its weights; `base` itself is changed.
+
+    Raises `ModelError` where the adapter was trained on another base.
+    """
     from peft import PeftModel
 
+    if (policy / BASE_FILE).is_file() and not same_base(base, read_json(policy / BASE_FILE)):
+        raise ModelError(
+            f"The policy in {policy} was trained on another base ({describe(read_json(policy / BASE_FILE))}) than this "
+            f"one ({describe(fingerprint(base))}). Give the base that it was trained on with --model."
+        )
     try:
         model: Any = PeftModel.from_pretrained(base, str(policy))
         return model.merge_and_unload(safe_merge=True)

@@ -38,6 +38,7 @@ from alignment.models.scalar_heads import ScalarHead, ValueHead
 REFERENCE = "reference"  # no adapter
 POLICY, REWARD, VALUE = "default", "reward", "value"
 REWARD_FILE, ADAPTER_FILE = "reward.json", "adapter_model.safetensors"
+BASE_FILE = "base.json"  # the fingerprint of the base, beside a policy adapter
 
 
 @dataclass
@@ -72,6 +73,7 @@ class Trunk:
         self._in_force: str | None = POLICY
         self.sd_quantiles: dict[str, float] | None = None
         self._heads: torch.Tensor | None = None  # [M, H], beside the score head that is their mean
+        self.base_print = fingerprint(base)
         self._own_reward_backbone: Any = None  # of a reward model that was trained in full
 
     @property
@@ -111,7 +113,7 @@ class Trunk:
                 f"{folder} holds no reward model ({REWARD_FILE} is missing). Run `concord train reward`."
             )
         about = read_json(folder / REWARD_FILE)
-        mine = fingerprint(self.base)
+        mine = self.base_print
         if about["base"] != mine:
             raise ModelError(
                 f"The reward model in {folder} was trained on another base ({describe(about['base'])}) than this "
@@ -439,6 +441,14 @@ def fingerprint(model: Any) -> dict[str, Any]:
         "vocab_size": embedding.shape[0],
         "embedding_sum": round(float(embedding.detach().double().sum()), 2),
     }
+
+
+def same_base(model: Any, other: dict[str, Any]) -> bool:
+    """Whether `other` is the fingerprint of this base, whatever the precision in which either is held."""
+    mine = fingerprint(model)
+    rounding = 0.005 * float(model.get_input_embeddings().weight.detach().double().norm())
+    apart = abs(mine.pop("embedding_sum") - other["embedding_sum"])
+    return apart <= rounding and all(other[name] == value for name, value in mine.items())
 
 
 def describe(base: dict[str, Any]) -> str:

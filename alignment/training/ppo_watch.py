@@ -24,7 +24,7 @@ from alignment.files import disk_errors, write_json, write_jsonl
 from alignment.models.distributed import is_main, main_folder
 from alignment.models.loading import encode_prompt
 from alignment.models.reward_heads import region_warning
-from alignment.models.trunk import REFERENCE, Trunk
+from alignment.models.trunk import BASE_FILE, REFERENCE, Trunk
 from alignment.progress import Progress
 from alignment.records import Prompt
 from alignment.sampling import Generated, sample_completions
@@ -231,12 +231,14 @@ class Watch(TrainerCallback):
         return now.figures()
 
     def _outside(self, now: HeldOut) -> list[str]:
-        """A sentence where the policy's completions lie outside the region that the reward model knows."""
+        """A sentence where the policy's completions have left the region that the reward model knows."""
         quantiles = self.trunk.sd_quantiles
         if now.deviation is None or quantiles is None:
             return []
         told = region_warning(np.asarray(now.deviation), quantiles)
-        return [f"iteration {now.iteration}: {told}"] if told else []
+        before = self.history[-2].deviation if len(self.history) > 1 else None
+        known = before is not None and region_warning(np.asarray(before), quantiles)
+        return [f"iteration {now.iteration}: {told}"] if told and not known else []
 
     @torch.no_grad()
     def evaluate(self, iteration: int) -> HeldOut:
@@ -345,6 +347,7 @@ def save_policy(
         trunk.save_policy(scratch)
         tokenizer.save_pretrained(str(scratch))
         write_json(scratch / "policy.json", about)
+        write_json(scratch / BASE_FILE, trunk.base_print)
 
 
 def iteration_figures(logs: dict[str, Any]) -> dict[str, float]:

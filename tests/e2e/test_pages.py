@@ -77,6 +77,43 @@ def test_an_engineer_sees_and_decides_about_people(server, open_page):
     expect(page.get_by_role("columnheader", name="Position bias")).to_be_visible()
     page.get_by_role("button", name="Make a link").click()
     expect(page.get_by_label("Invitation link")).to_have_value(re.compile("/invite/"))
+    page.get_by_role("button", name="Record decision").click()
+    expect(page.get_by_text("Choose a labeler and a decision first.")).to_be_visible()
+    page.get_by_label("Invite a").click()
+    expect(page.get_by_role("option")).to_contain_text(["labeler", "reviewer"])
+
+
+def test_a_page_that_is_not_there_says_so(server, open_page):
+    page = open_page("engineer", password("engineer"))
+    for path in ("/reports/nothing", "/exports/nothing", "/account/tokens", "/nonsense"):
+        assert page.goto(server.url + path).status in (404, 405, 422)
+        expect(page.locator("main, body").first).not_to_contain_text("detail")
+        expect(page.get_by_role("link", name=re.compile("home|Concord")).first).to_be_visible()
+
+
+def test_the_list_of_runs_leaves_alone_what_one_is_at(server, open_page):
+    page = open_page("engineer", password("engineer"))
+    page.locator('tr[data-run="ppo-1"] a').click()
+    expect(page).to_have_url(re.compile("run=ppo-1"))
+    tick = page.locator('[data-tick="reward-1"]')
+    assert tick.evaluate("e => getComputedStyle(e).appearance") == "auto", "the tick is not seen"
+    tick.check()
+    kept = page.locator('tr[data-run="reward-1"] a').element_handle()
+    shown = page.locator(".r-message").element_handle()
+    runs.keep_metrics(server.store, "evaluate-1", {"toxicity_after": 0.125})
+    expect(page.locator('tr[data-run="evaluate-1"]')).to_contain_text("0.125")
+    expect(tick).to_be_focused()
+    expect(tick).to_be_checked()
+    assert kept.evaluate("e => e.isConnected") and shown.evaluate("e => e.isConnected")
+    page.locator('tr[data-run="reward-1"] a').click()
+    expect(page.get_by_role("heading", name="reward-1")).to_be_visible()
+    page.get_by_role("tab", name="Notes").click()
+    page.get_by_label("Note").fill("half a thought")
+    page.go_back()
+    expect(page.get_by_role("heading", name="ppo-1")).to_be_visible()
+    expect(page.get_by_label("Note")).to_have_value("")
+    page.go_forward()
+    expect(page.get_by_label("Note")).to_have_value("half a thought")
 
 
 def test_a_run_that_draws_no_curves_shows_what_came_out(server, open_page):

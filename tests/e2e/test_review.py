@@ -21,6 +21,7 @@ def test_a_blind_round_by_keys_and_mouse(server, open_page, evaluation):
     page = open_page("reviewer", password("reviewer"))
     page.goto(f"{server.url}/review/?run={evaluation}")
     page.get_by_role("button", name="Open a blind round").click()
+    expect(page.get_by_text("pairs wait on the page Compare")).to_be_visible()
     expect(page.get_by_text("Nobody has answered yet")).to_be_visible()
     page.goto(f"{server.url}/blind/")
     expect(page.locator(".p-progress")).to_have_text("1 of 12")
@@ -29,10 +30,18 @@ def test_a_blind_round_by_keys_and_mouse(server, open_page, evaluation):
     page.get_by_label("Show texts without blur").check()
     expect(text).to_have_css("filter", "none")
     assert "<b>" in text.text_content(), "text is shown as text"
+    page.keyboard.press("ArrowDown")  # it scrolls, and judges nothing
     page.keyboard.press("1")
     expect(page.locator(".p-progress")).to_have_text("2 of 12")
+    tab = page.context.new_page()
+    tab.goto(page.url)
+    expect(tab.locator(".p-progress")).to_have_text("2 of 12")
     page.get_by_role("button", name="No difference").click()
     expect(page.locator(".p-progress")).to_have_text("3 of 12")
+    tab.keyboard.press("1")
+    expect(tab.get_by_text("You have judged that pair already")).to_be_visible()
+    expect(tab.locator(".p-progress")).to_have_text("3 of 12")
+    tab.close()
     page.reload()
     expect(page.locator(".p-progress")).to_have_text("3 of 12")
     for number in range(3, 13):
@@ -58,7 +67,7 @@ def test_texts_are_filtered_and_shown_when_asked_for(server, open_page, evaluati
     expect(text).to_have_css("filter", "none")
     page.get_by_label("Words, then Enter").fill("Prompt 11")
     page.get_by_label("Words, then Enter").press("Enter")
-    expect(page.get_by_text("1 prompts, the largest rise")).to_be_visible()
+    expect(page.get_by_text("1 prompt, the largest rise")).to_be_visible()
 
 
 def test_the_report_fits_a_telephone_in_dark(server, open_page, evaluation):
@@ -84,3 +93,17 @@ def test_a_verdict_is_tied_to_the_figures(server, open_page, evaluation):
     assert review.verdict == "needs work" and len(review.figures) == 64
     page.goto(f"{server.url}/reports/{evaluation}")
     expect(page.locator("#people")).to_be_visible()
+
+
+def test_a_verdict_in_the_making_stays_with_its_evaluation(server, open_page, evaluation):
+    page = open_page("reviewer", password("reviewer"))
+    page.goto(f"{server.url}/review/?run={evaluation}")
+    page.get_by_role("button", name="Store verdict").click()
+    expect(page.get_by_text("Choose a verdict first.")).to_be_visible()
+    page.get_by_label("Reject").check()
+    page.get_by_label("Comment").fill("It got worse.")
+    page.get_by_label("Evaluation").click()
+    page.get_by_role("option", name="evaluate-1 ").click()
+    expect(page.get_by_label("Comment")).to_have_value("")
+    expect(page.get_by_label("Reject")).not_to_be_checked()
+    assert page.url.endswith("?run=evaluate-1")

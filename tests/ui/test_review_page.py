@@ -47,15 +47,16 @@ def test_filters_by_category_change_words_model_and_scorer(app, workspace):
     for category, count in (("jokes", 4), ("insults", 8)):
         assert f"{count} prompts" in look(app, None, None, category, "", "", 1)[0]
     directions = [
-        int(look(app, None, None, "", change, "", 1)[0].split(" prompts")[0].rpartition(">")[2])
+        int(look(app, None, None, "", change, "", 1)[0].split(" prompt")[0].rpartition(">")[2])
         for change in ("worse", "better", "same")
     ]
     assert sum(directions) == 12 and directions[1] > directions[0]
-    assert "1 prompts" in look(app, None, None, "", "", "PROMPT 11", 1)[0]
+    assert "1 prompt," in look(app, None, None, "", "", "PROMPT 11", 1)[0]
     other = look(app, "step-5", "second", "", "", "", 1)[0]
     assert "step-5" in other and "by second" in other and "aligned says" not in other
     assert "No prompt is left" in look(app, None, None, "", "", "nobody says this", 1)[0]
     assert look(app, None, None, "", "", "", 99)[1].value == 1
+    assert look(app, None, None, "", "", "", -3)[1].value == 1
 
 
 def test_what_is_toxic_is_veiled(app, workspace):

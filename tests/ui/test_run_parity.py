@@ -49,7 +49,7 @@ ACTIONS = {
     "promote-best": ("promote {run} --best --comment why", "trained", "why"),
     "note": ("note {run} why", "trained", "why"),
     "tag": ("tag {run} why", "trained", "why"),
-    "untag": ("tag {run} why --remove", "trained", "why"),
+    "untag": ("tag {run} known --remove", "trained", "known"),
 }
 
 
@@ -75,6 +75,7 @@ def template(tmp_path_factory):
             if status != "queued":
                 run_queue.end(opened.store, name, status, None)
         run_queue.add_mark(opened.store, Mark("gone", "delete", "", "eve"))
+        run_queue.add_mark(opened.store, Mark("trained", "tag", "known", "eve"))
     return folder
 
 

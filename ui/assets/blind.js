@@ -5,7 +5,7 @@ window.concord = window.concord || {};
 window.concord.blind = (element) => {
   const root = element.querySelector(".p");
   const part = (name) => root.querySelector(`[data-part="${name}"]`);
-  const KEYS = { 1: "left", 2: "tie", 3: "right", ArrowLeft: "left", ArrowDown: "tie", ArrowRight: "right" };
+  const KEYS = { 1: "left", 2: "tie", 3: "right" }; // no arrows: they scroll, and a judgement is final
   let pair = null, busy = false, shownAt = 0, judged = 0;
 
   async function send(path, body) {
@@ -18,9 +18,12 @@ window.concord.blind = (element) => {
       open(next);
       part("notice").hidden = true;
     } catch (error) {
-      part("notice").textContent = pair ? `${error.message} Your choice may not be stored; choose again.` : error.message;
+      const judgedElsewhere = error.status === 409 && body;
+      part("notice").textContent = judgedElsewhere ? "You have judged that pair already, in another tab perhaps; that answer stands. This is the next one."
+        : error.status === 0 && body ? `${error.message} Your choice may not be stored; choose again.` : error.message;
       part("notice").hidden = false;
       part("done").hidden = Boolean(pair);
+      if (judgedElsewhere) open((await window.concord.post("/api/blind/next").catch(() => ({ pair }))).pair);
     } finally {
       busy = false;
       update();

@@ -53,6 +53,9 @@ window.concord.Outbox = class Outbox {
     }
   }
 
+  // The labeler goes on with the task: what was to be sent is not the answer any more.
+  withdraw(token) { if (this.items().some((item) => item.body.token === token)) this.#forget(token); }
+
   #forget(token) { this.#store(this.items().filter((item) => item.body.token !== token)); }
 
   #store(items) {

@@ -68,7 +68,7 @@ window.concord.boardSending = (board) => {
       board.changed();
       board.focus(board.ranking.unranked()[0] ?? board.current);
       board.say("Undone.");
-    } else if (!board.task?.editing && board.pace.done) {
+    } else if (!board.task?.editing && (board.ranking?.blank ?? true) && board.pace.done) {
       await leaving(async () => board.open(await post("/api/undo")));
     }
   };
@@ -135,7 +135,8 @@ window.concord.boardSending = (board) => {
         board.notice(null);
         board.say("The answer kept on this device is saved.", { show: true });
       } catch (error) {
-        if (error.status !== 403) await board.trouble(error, null); // a paused labeler's answer stays here
+        if (error.status === 403) board.notice("Your answer is kept on this device. It is sent when your work goes on.");
+        else await board.trouble(error, null);
         if (error.status === 401) return false;
       }
     }
@@ -145,6 +146,7 @@ window.concord.boardSending = (board) => {
   // A second tab may have answered this task, another device may have gone on with it, or a pause outlived it.
   async function refresh() {
     try {
+      if (!board.task && board.outbox.items().length && !(await board.sendKept())) return;
       const next = await post("/api/tasks/next");
       if (board.task && next.task?.token === board.task.token) { board.drafts.seen(next.task); return; }
       const had = board.task;

@@ -105,7 +105,7 @@ window.concord.text = (() => {
   }
 
   // The beginning of a text on one line.
-  const excerpt = (text, length = 80) => text.replace(CONTROL, " ").trim().replace(/\s+/g, " ").slice(0, length);
+  const excerpt = (text, length = 80) => text.replace(CONTROL, " ").trim().replace(/\s+/g, " ").slice(0, length).replace(/[\uD800-\uDBFF]$/, "");
 
   const LONG = 1600; // characters, from which on a text is folded; or this many lines
   const LINES = 22;

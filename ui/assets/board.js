@@ -21,8 +21,10 @@ window.concord.board = async (element) => {
     board.busy = true;
     if (!quiet) show("loading");
     try {
+      if (!(await board.sendKept())) return;
       board.take(await post("/api/tasks/next"));
     } catch (error) {
+      show("loading"); // what was open is answered
       await board.trouble(error, () => board.load({ quiet }));
     } finally {
       board.busy = false;
@@ -34,6 +36,8 @@ window.concord.board = async (element) => {
     board.guide.keepFresh();
     board.pace.show(next.progress);
     practice = next.practice;
+    if (next.task && find(".b-done").classList.contains("stopped")) window.concord.get("/api/me").then(showMessage, () => {}); // the pause is over
+    find(".b-done").classList.remove("stopped");
     if (next.task) board.open(next.task); else board.finish(next);
   };
 
@@ -114,8 +118,8 @@ window.concord.board = async (element) => {
     board.places.update();
     part("rationale").readOnly = board.busy;
     const undo = find('[data-do="undo"]');
-    const takesBack = ranking.past.length === 0 && !board.task.editing; // nothing to undo here: the last answer, then
-    undo.disabled = board.busy || (ranking.past.length === 0 && (board.task.editing || !board.pace.done));
+    const takesBack = ranking.past.length === 0 && ranking.blank && !board.task.editing; // nothing to undo here: the last answer, then
+    undo.disabled = board.busy || (ranking.past.length === 0 && !(takesBack && board.pace.done));
     undo.firstChild.textContent = takesBack && board.pace.done ? "Take back " : "Undo ";
     undo.title = takesBack ? "Take your last answer back" : "";
     find('[data-do="submit"]').disabled = board.busy || !ranking.complete;
@@ -133,6 +137,7 @@ window.concord.board = async (element) => {
   }
 
   board.changed = () => {
+    board.outbox.withdraw(board.task.token);
     board.drafts.changed(board.ranking.draft());
     board.update();
   };
@@ -175,9 +180,10 @@ window.concord.board = async (element) => {
       board.notice(error.message);
       return void setTimeout(start, 3000);
     }
+    board.notice(null);
     board.follow(board.me.name);
     showMessage(board.me);
-    if (await board.sendKept()) await board.load();
+    await board.load();
   }
 
   for (const part of ["boardMessages", "boardOrder", "boardSending", "boardClicks"]) window.concord[part](board);

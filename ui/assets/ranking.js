@@ -18,6 +18,7 @@ window.concord.Ranking = class Ranking {
   at(place) { return this.ids.filter((id) => this.places.get(id) === place); }
   unranked() { return this.ids.filter((id) => !this.places.has(id)); }
   get untouched() { return this.places.size === 0; }
+  get blank() { return this.untouched && !this.none && this.flags.size === 0 && !this.rationale && this.confidence === null; }
   // Where no completion is acceptable, an order is welcome, but not asked for: all are then equal.
   get complete() { return this.places.size === this.size || (this.none && this.untouched); }
 

@@ -58,6 +58,7 @@ window.concord.runForm = (started) => {
     // What was filled in for another stage goes at once; an answer that comes late is dropped.
     const chosen = ++state.chosen;
     state.stage = stage;
+    state.touched = state.unread = false;
     stagePick.value = stage;
     fields.replaceChildren();
     for (const each of [reads, plan]) each.hidden = true;
@@ -90,6 +91,9 @@ window.concord.runForm = (started) => {
     const shown = window.concord.runFit.reads(found, state.stage);
     reads.replaceChildren(...shown);
     reads.hidden = shown.length === 0;
+    const before = state.unread;
+    state.unread = Boolean(found?.problem); // Start waits until it can be read
+    if (before !== state.unread) await check();
   }
 
   // The plan follows the fields: what is asked for before a plan is there waits for it.
@@ -130,7 +134,7 @@ window.concord.runForm = (started) => {
       inputs().find((i) => i.dataset.field === place.dataset.wrong).setAttribute("aria-invalid", String(Boolean(wrong)));
     }
     if (found.problems[""]) say(found.problems[""]);
-    start.disabled = Object.keys(found.problems).length > 0;
+    start.disabled = state.unread || Object.keys(found.problems).length > 0;
     replan();
     yaml.textContent = found.yaml;
     yaml.hidden = !found.yaml;
@@ -143,6 +147,7 @@ window.concord.runForm = (started) => {
 
   form.addEventListener("input", (event) => {
     if (event.target === stagePick) return;
+    state.touched = true;
     start.disabled = true; // until what is in the form now has been looked at
     if (event.target === sourcePick) takeBase();
     if (event.target === sourcePick || event.target.dataset.field === "labelers") read().catch((error) => say(error.message));
@@ -151,6 +156,9 @@ window.concord.runForm = (started) => {
   });
   stagePick.addEventListener("change", () => choose(stagePick.value).catch((error) => say(error.message)));
   form.querySelector(".r-close").addEventListener("click", () => dialog.close());
+  dialog.addEventListener("cancel", (event) => { // Esc
+    if (state.touched && !window.confirm("Close the form? What is filled in is lost.")) event.preventDefault();
+  });
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     start.disabled = true;

@@ -3,9 +3,9 @@
 window.concord = window.concord || {};
 
 window.concord.runView = (act) => {
-  const { make } = window.concord;
+  const { make, renew } = window.concord;
   const element = make("section", { class: "r-view", "aria-label": "The chosen run" });
-  const parts = {};
+  const parts = {}, unsaved = {}; // run id -> the note that is being written
   for (const name of ["head", "progress", "message", "warnings", "tabs", "curves", "samples", "log", "facts", "notes"]) parts[name] = make("div", { class: `r-${name}` });
   const logText = make("pre", { class: "r-logtext", tabindex: "0", "aria-label": "Log" });
   parts.log.append(logText);
@@ -32,7 +32,7 @@ window.concord.runView = (act) => {
 
   // Show a run as /api/runs/live tells it, with what was added to its files; another run than before starts afresh.
   function show(next, more = {}) {
-    const fresh = next?.run_id !== run?.run_id;
+    const fresh = next?.run_id !== run?.run_id, had = run?.run_id;
     run = next;
     element.hidden = !run;
     if (!run) return;
@@ -43,7 +43,8 @@ window.concord.runView = (act) => {
       parts.curves.replaceChildren();
       parts.samples.replaceChildren();
       draw = window.concord.curves(parts.curves);
-      noteText.value = "";
+      if (had) unsaved[had] = noteText.value;
+      noteText.value = unsaved[run.run_id] ?? "";
     }
     if (!busy) for (const [name, added] of Object.entries(more)) take(name, added);
     head();
@@ -64,14 +65,14 @@ window.concord.runView = (act) => {
     const links = [];
     if (run.report) links.push(make("a", { href: `/reports/${run.run_id}`, text: "Report", target: "_blank" }));
     if (run.evaluation) links.push(make("a", { href: `/review/?run=${run.evaluation}`, text: "Its verdict page" }));
-    parts.head.replaceChildren(make("h1", { text: run.run_id }),
+    renew(parts.head, make("h1", { text: run.run_id }),
       make("p", { class: "soft" }, status(run.status), ` ${run.stage}${run.asked_by ? `, asked for by ${run.asked_by}` : ""} `, ...links.flatMap((link) => [link, " "])),
       make("div", { class: "r-buttons" }, ...buttons));
     const at = run.progress, active = ["running", "starting"].includes(run.status);
     parts.progress.hidden = !(active && at);
     if (active && at) {
       const left = at.seconds_left === null ? "" : `, about ${duration(at.seconds_left)} left`;
-      parts.progress.replaceChildren(make("p", { text: `${at.label}: ${at.done} of ${at.total}${left}${at.note ? `. ${at.note}` : ""}` }),
+      renew(parts.progress, make("p", { text: `${at.label}: ${at.done} of ${at.total}${left}${at.note ? `. ${at.note}` : ""}` }),
         make("progress", { max: at.total, value: at.done, "aria-label": at.label }));
     }
     const ended = ["finished", "stopped"].includes(run.status); // a resumed run still has the reason of last time
@@ -87,11 +88,11 @@ window.concord.runView = (act) => {
       return rows.length ? make("div", { class: "box" }, make("h2", { text: title }), make("table", {}, ...rows.map(([key, value]) =>
         make("tr", {}, make("th", { scope: "row", text: key }), make("td", { class: "value", text: readable(value) }))))) : "";
     };
-    parts.facts.replaceChildren(make("div", { class: "columns" }, ...[table("Figures", run.metrics), table("Configuration", run.config), table("Read", run.inputs), table("Versions", run.versions)].filter(Boolean)));
+    renew(parts.facts, make("div", { class: "columns" }, ...[table("Figures", run.metrics), table("Configuration", run.config), table("Read", run.inputs), table("Versions", run.versions)].filter(Boolean)));
   }
 
   function notes() {
-    noteList.replaceChildren(...run.marks.toReversed().map(({ kind, value, by, created }) =>
+    renew(noteList, ...run.marks.toReversed().map(({ kind, value, by, created }) =>
       make("div", { class: "review" }, make("b", { text: kind }), make("span", { class: "soft", text: ` ${by}, ${new Date(created).toLocaleString()}` }), make("p", { text: value }))));
   }
 
@@ -141,7 +142,7 @@ window.concord.runView = (act) => {
     if (records.metrics.rows.length === 0) parts.curves.replaceChildren(make("p", { class: "empty", text: "No figures yet." }));
     samples();
     parts.warnings.hidden = records.warnings.rows.length === 0;
-    parts.warnings.replaceChildren(...records.warnings.rows.slice(-3).map(({ warning }) => make("p", { text: warning })));
+    renew(parts.warnings, ...records.warnings.rows.slice(-3).map(({ warning }) => make("p", { text: warning })));
   }
 
   // The same prompt over the iterations, side by side.
@@ -158,12 +159,16 @@ window.concord.runView = (act) => {
   }
   const textOf = (prompt) => (typeof prompt === "string" ? prompt : (prompt ?? []).map(({ content }) => content).join("\n"));
 
+  async function note(kind, text) {
+    if (await act(run, kind, text.trim()) && noteText.value === text) noteText.value = "";
+  }
+
   element.addEventListener("click", (event) => {
     const button = event.target.closest("button");
     if (!button) return;
     if (button.dataset.tab) { wanted = button.dataset.tab; pick(wanted); follow(); }
     else if (button.dataset.act) act(run, button.dataset.act);
-    else if (button.dataset.note && noteText.value.trim()) { act(run, button.dataset.note, noteText.value.trim()); noteText.value = ""; }
+    else if (button.dataset.note && noteText.value.trim()) note(button.dataset.note, noteText.value);
   });
   return { element, show, ends };
 };

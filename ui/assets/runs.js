@@ -30,7 +30,7 @@ window.concord.runs = (element) => {
       try {
         const response = await fetch(`/api/runs/live${chosen ? `?${new URLSearchParams({ run: chosen, ...view.ends(chosen) })}` : ""}`, { credentials: "same-origin", cache: "no-store", headers: tag ? { "If-None-Match": tag } : {} });
         if (response.status === 200) { tag = response.headers.get("ETag"); show(await response.json()); say(null, "offline"); }
-        else if (response.status === 404) { chosen = null; tag = null; }
+        else if (response.status === 404) { say(`There is no run ${chosen}; this is the newest one.`); chosen = null; tag = null; }
         else if (response.status !== 304) throw new Error();
       } catch { say("The server cannot be reached. Runs go on; this page finds them again.", "offline"); }
     }
@@ -60,14 +60,14 @@ window.concord.runs = (element) => {
     const shown = all.filter((run) => everything || !run.deleted);
     for (const id of ticked) if (!shown.some((run) => run.run_id === id)) ticked.delete(id);
     compareButton.disabled = ticked.size < 2;
-    table.replaceChildren(...shown.map((run) => {
+    window.concord.renew(table, ...shown.map((run) => {
       const tick = make("input", { type: "checkbox", "aria-label": `Compare ${run.run_id}`, "data-tick": run.run_id });
       tick.checked = ticked.has(run.run_id);
       return make("tr", { class: run.run_id === chosen ? "chosen" : "", "data-run": run.run_id }, make("td", {}, tick),
         make("td", {}, make("a", { href: `?run=${encodeURIComponent(run.run_id)}`, text: run.run_id }), ...run.tags.map((text) => make("span", { class: "tag", text })), run.run_id === policy ? make("span", { class: "tag good", text: "current policy" }) : ""),
         make("td", {}, window.concord.runWords.status(run.deleted ? "deleted" : run.status), queue.length > 1 && queue.includes(run.run_id) ? make("span", { class: "soft", text: ` ${queue.indexOf(run.run_id) + 1} of ${queue.length}` }) : ""), make("td", { class: "num soft", text: new Date(run.started).toLocaleString([], { dateStyle: "short", timeStyle: "short" }) }), make("td", {}, figures(run)));
     }));
-    if (!shown.length) table.replaceChildren(make("tr", {}, make("td", { colspan: 5, class: "empty", text: "No run yet. Start one, or use `concord runs start`." })));
+    if (!shown.length) window.concord.renew(table, make("tr", {}, make("td", { colspan: 5, class: "empty", text: "No run yet. Start one, or use `concord runs start`." })));
   }
 
   async function act(run, name, text = "") {
@@ -75,8 +75,11 @@ window.concord.runs = (element) => {
     try {
       const { message } = await window.concord.post(`/api/runs/${encodeURIComponent(run.run_id)}/${name}`, { text });
       if (name === "clone") { say(`Cloned as ${message}.`); choose(message); } else say(message);
-    } catch (error) { say(error.message); }
-    tag = null;
+      return true;
+    } catch (error) {
+      say(error.message);
+      return false;
+    } finally { tag = null; }
   }
 
   let said = null;
@@ -91,8 +94,10 @@ window.concord.runs = (element) => {
   function choose(run_id) {
     chosen = run_id;
     tag = null;
-    history.replaceState(null, "", `?run=${encodeURIComponent(run_id)}`);
+    const there = `?run=${encodeURIComponent(run_id)}`;
+    if (location.search !== there) history.pushState(null, "", there);
   }
+  window.addEventListener("popstate", () => { chosen = new URLSearchParams(location.search).get("run"); tag = null; });
 
   async function compare() {
     const ids = [...ticked];

@@ -26,15 +26,39 @@ window.concord = window.concord || {};
   }
   concord.ApiError = ApiError;
 
-  let me = null;
-  concord.me = () => (me = me || concord.get("/api/me").catch((error) => { me = null; throw error; }));
+  // Make the children of `element` those given, touching only what differs: focus, selection and a click under way stay.
+  concord.renew = (element, ...fresh) => {
+    const had = [...element.childNodes];
+    fresh.forEach((node, index) => {
+      const old = had[index];
+      if (typeof node === "string") node = document.createTextNode(node);
+      if (!old) element.append(node);
+      else if (old.nodeType !== node.nodeType || old.tagName !== node.tagName) old.replaceWith(node);
+      else if (node.nodeType === Node.TEXT_NODE) { if (old.nodeValue !== node.nodeValue) old.nodeValue = node.nodeValue; }
+      else {
+        for (const { name } of [...old.attributes]) if (!node.hasAttribute(name)) old.removeAttribute(name);
+        for (const { name, value } of node.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+        if (node.tagName === "INPUT") old.checked = node.checked;
+        concord.renew(old, ...node.childNodes);
+      }
+    });
+    for (const old of had.slice(fresh.length)) old.remove();
+  };
+
+  let me = null, owner = null; // whose page this is: whoever was signed in when it was loaded
+  concord.me = () => (me = me || concord.get("/api/me").then((found) => { owner ??= found.name; return found; }, (error) => { me = null; throw error; }));
   concord.get = (path) => call(path, {});
   concord.post = (path, body) => concord.send("POST", path, body);
 
-  // A request that changes something. A new session has another CSRF token: it is asked for again, once. Where the new
+  // A request that changes something. A new session has another CSRF token: it is asked for again, once. While the
   // session is another person's, nothing is sent: what this page holds is not theirs.
   concord.send = async (method, path, body) => {
-    const { csrf, name } = await concord.me();
+    const own = async () => {
+      const now = await concord.me();
+      if (now.name !== owner) { me = null; throw new ApiError(401, `${now.name} is signed in in this browser now. Sign in again as ${owner} to go on; nothing was sent.`); }
+      return now;
+    };
+    const { csrf } = await own();
     const request = (token) => call(path, {
       method,
       headers: { "Content-Type": "application/json", "X-CSRF-Token": token },
@@ -45,8 +69,7 @@ window.concord = window.concord || {};
       return await request(csrf);
     } catch (error) {
       if (error.status !== 403) throw error;
-      const now = await concord.me();
-      if (now.name !== name) throw new ApiError(401, `${now.name} is signed in in this browser now. Sign in again as ${name} to go on; nothing was sent.`);
+      const now = await own();
       if (now.csrf === csrf) throw error;
       return request(now.csrf);
     }
@@ -59,9 +82,9 @@ window.concord = window.concord || {};
     } catch {
       throw new ApiError(0, "The server cannot be reached.");
     }
-    let body = null;
-    try { body = await response.json(); } catch { /* not JSON: a proxy's page, say */ }
-    if (!response.ok || body === null) {
+    let body; // stays undefined where it is not JSON: a proxy's page, say
+    try { body = await response.json(); } catch { /* said below */ }
+    if (!response.ok || body === undefined) {
       if (response.status === 401 || response.status === 403) me = null;
       const status = response.ok || response.status >= 500 ? 0 : response.status;
       throw new ApiError(status, body?.detail || `The server answered ${response.status}.`, body);
@@ -87,6 +110,7 @@ window.concord = window.concord || {};
     let who;
     try { who = await concord.me(); } catch (error) {
       if (error.status === 401) location.assign(concord.signInAddress());
+      else setTimeout(concord.navigation, 3000, element);
       return;
     }
     const icon = document.querySelector('link[rel="icon"][type="image/svg+xml"]');
