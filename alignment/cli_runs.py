@@ -102,9 +102,14 @@ def runs_stop(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """End a run: training writes a checkpoint first and can be resumed; a waiting run leaves the queue."""
-    from alignment import control
+    """End a run (or the training in the folder of its --out): training writes a checkpoint first and can be resumed; a
+    waiting run leaves the queue."""
+    from alignment import control, pipeline
 
+    if (Path(run_id) / "run.json").is_file():
+        said = pipeline.stop_folder(Path(run_id), by=me(), at_once=now)
+        show({"run_id": run_id, "message": said}, as_json, "Stop")
+        return
     with job(None, workspace, None, None) as work:
         work._store("workspace")
         said = control.stop(work.workspace, run_id, by=me(), at_once=now)

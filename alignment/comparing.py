@@ -20,8 +20,11 @@ from alignment.workspace import Workspace
 def compare(workspace: Workspace, run_ids: Sequence[str]) -> dict[str, Any]:
     """Several runs beside each other: `differences` of their configurations (key -> one value per run), and `outcomes`.
 
-    The outcome of a PPO run takes toxicity, perplexity and verdict from the newest evaluation of its policy.
+    The outcome of a PPO run takes toxicity, perplexity and verdict from the newest evaluation of its policy. Raises
+    `InputError` where fewer than two runs are named.
     """
+    if len(set(run_ids)) < 2:
+        raise InputError("Name two runs or more to see them beside each other.")
     chosen = [runs.run(workspace.store, run_id) for run_id in run_ids]
     options = [options_of(workspace, run) for run in chosen]
     differences = {

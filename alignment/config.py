@@ -585,5 +585,7 @@ def _explain(error: ValidationError) -> str:
         known = list(getattr(section, "model_fields", {}))
         hint = nearest(path[-1], known) or f"; known keys are {', '.join(known)}"
         return f"unknown key {name!r}{hint}."
+    if problem["type"] == "model_type":
+        return f"{name} needs options below it, indented; leave it out to keep them as they are."
     message = problem["msg"].removeprefix("Value error, ")
     return f"{name or 'value'}: {message} (given: {problem['input']!r})." if name else f"{message}."

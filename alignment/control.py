@@ -170,7 +170,8 @@ def differences(
 def _check(workspace: Workspace, stage: str, config: Config, launch: Mapping[str, Any]) -> None:
     if stage not in STAGES:
         raise InputError(
-            f"There is no stage {stage!r}{nearest(stage, list(STAGES)) or ''}. Choose one of {', '.join(STAGES)}."
+            f"There is no stage {stage!r}{nearest(stage, list(STAGES)) or ''}. Choose one of "
+            f"{', '.join(STAGES)}, or round."
         )
     if launch and stage not in TRAINING:
         raise InputError(f"Only training runs on several processes, not {stage}: leave that out.")

@@ -32,6 +32,6 @@ class TrainingError(ConcordError):
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """`, did you mean 'x'?` for the closest of `known`; an empty string where none is close."""
+    """` (did you mean 'x'?)` for the closest of `known`; an empty string where none is close."""
     close = get_close_matches(word, known, n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -30,6 +30,8 @@ def export_model(job: Any, merge: bool, dtype: str = "fp32", best: bool = False)
 
     if dtype not in DTYPES:
         raise InputError(f"The dtype {dtype!r} is not known; choose {', '.join(DTYPES)}.")
+    if dtype != "fp32" and not merge:
+        raise InputError("--dtype is of a merged model: give --merge too, or leave it out.")
     out = job.out
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} exists already. Choose another folder; nothing was overwritten.")

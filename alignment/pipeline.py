@@ -26,7 +26,7 @@ from alignment.feedback.run_queue import Request
 from alignment.feedback.simulation import simulate_rankings
 from alignment.feedback.snapshot import Snapshot
 from alignment.files import read_json, read_jsonl, write_json, write_jsonl
-from alignment.processes import ProcessId, alive
+from alignment.processes import ProcessId, alive, end_tree
 from alignment.progress import Progress, silent
 from alignment.records import (
     Completion,
@@ -520,11 +520,9 @@ def resume_folder(folder: Path, progress: Progress = silent) -> dict[str, Any]:
         )
     if record.status == "finished":
         raise InputError(f"The run in {folder} has finished; there is nothing to resume.")
-    at_work = folder / PROCESS_FILE
-    if at_work.is_file() and alive(ProcessId(**read_json(at_work))):
+    if process := _at_work(folder):
         raise InputError(
-            f"The run in {folder} is still at work (process {read_json(at_work)['pid']}). To end it, write a file "
-            f"named {STOP_FILE} into that folder, or interrupt the process."
+            f"The run in {folder} is still at work (process {process.pid}). End it first: `concord runs stop {folder}`."
         )
     if not (folder / REQUEST_FILE).is_file():
         raise InputError(
@@ -543,6 +541,29 @@ def resume_folder(folder: Path, progress: Progress = silent) -> dict[str, Any]:
         launch=request.launch,
     )
     return _TRAINS[record.stage](job)
+
+
+def stop_folder(folder: Path, *, by: str, at_once: bool = False) -> str:
+    """End the run of `--out FOLDER` and say what happens; training writes a checkpoint first, unless `at_once`.
+
+    Raises `InputError` where nothing is at work there.
+    """
+    process = _at_work(folder)
+    if process is None:
+        raise InputError(f"No process is at work on the run in {folder}: there is nothing to stop.")
+    write_json(folder / STOP_FILE, {"by": by, "at_once": at_once})
+    if read_json(folder / RUN_FILE)["stage"] in _TRAINS and not at_once:
+        return "It writes a checkpoint after this step, then ends."
+    end_tree(process)
+    return "It has ended."
+
+
+def _at_work(folder: Path) -> ProcessId | None:
+    """The process that works on a run outside any workspace; None where it has ended."""
+    if not (folder / PROCESS_FILE).is_file():
+        return None
+    process = ProcessId(**read_json(folder / PROCESS_FILE))
+    return process if alive(process) else None
 
 
 _TRAINS = {"reward": train_reward, "ppo": train_ppo}  # the stages that keep checkpoints

@@ -45,7 +45,7 @@ def _take(
     for key in required:
         if row.get(key) is None:
             hint = nearest(key, [k for k in row if k not in known])
-            raise InputError(f"the key {key!r} is missing{hint or '.'}")
+            raise InputError(f"the key {key!r} is missing{hint}.")
     taken = {}
     for key, kinds in known.items():
         value = row.get(key)

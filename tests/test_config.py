@@ -48,7 +48,7 @@ def test_a_mistake_in_a_file_names_the_file(tmp_path):
     path = tmp_path / "concord.yaml"
     path.write_text("reward:\n  learning_rte: 0.1\n")
     with pytest.raises(
-        ConfigError, match=r"concord\.yaml: unknown key 'reward\.learning_rte', did you mean"
+        ConfigError, match=r"concord\.yaml: unknown key 'reward\.learning_rte' \(did you mean"
     ):
         load_config([path])
     path.write_text("reward: [unclosed")

@@ -203,6 +203,14 @@ def test_every_stage_works_on_plain_files(base, config, tmp_path, capsys):
     write_json(tmp_path / "p" / "process.json", asdict(this_process()))
     code, _, err = concord(capsys, "runs", "resume", tmp_path / "p")
     assert code == 2 and "is still at work" in err
+    code, _, err = concord(capsys, "runs", "stop", tmp_path / "p", "--json")
+    assert code == 0 and (tmp_path / "p" / "stop").is_file(), err
+    (tmp_path / "p" / "process.json").unlink()
+    code, _, err = concord(capsys, "runs", "stop", tmp_path / "p")
+    assert code == 2 and "nothing to stop" in err
+    scored = ("--model", base, "--policy", tmp_path / "r", "--out", tmp_path / "e3")
+    code, _, err = concord(capsys, "evaluate", "toxicity", "--prompts", prompts, *scored, *short)
+    assert code == 2 and "holds a reward model" in " ".join(err.split())
     other = tmp_path / "other"
     shutil.copytree(base, other)
     twin = load_causal_lm(base)

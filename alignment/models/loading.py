@@ -10,6 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from alignment.errors import InputError, ModelError
+from alignment.files import read_json
 from alignment.models.distributed import is_sharded
 from alignment.models.quantization import is_quantised, load_options
 from alignment.records import PromptText, text_of
@@ -55,6 +56,11 @@ def load_causal_lm(name: str | Path, precision: str = "fp32") -> Any:
     adapter = Path(name) / "adapter_config.json"
     try:
         if adapter.is_file():
+            if read_json(adapter).get("task_type") == "SEQ_CLS":
+                raise ModelError(
+                    f"{name} holds a reward model, which scores and writes nothing. Name a policy: the folder of "
+                    "`concord train ppo`."
+                )
             from peft import AutoPeftModelForCausalLM
 
             model = AutoPeftModelForCausalLM.from_pretrained(str(name), **options)

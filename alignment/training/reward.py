@@ -195,12 +195,17 @@ def _prepared(
         )
     held_out, more = group_pairs(tokenizer, held_out_pairs, longest)
     warnings.add(more)
-    if len(train) < 2 or not any((group.probability != 0.5).any() for group in held_out):
-        found = " ".join(warnings.sentences(longest))
+    if held_out and not any((group.probability != 0.5).any() for group in held_out):
+        raise TrainingError(
+            "Every held-out pair is a tie (probability 0.5), so that no accuracy can be told. Have more prompts "
+            "ranked, by labelers who prefer one completion to another."
+        )
+    if len(train) < 2 or not held_out:
+        found = " ".join(["", *warnings.sentences(longest)])
         raise TrainingError(
             f"Of {len(train_pairs)} training and {len(held_out_pairs)} held-out pairs, those that can be used come "
             f"from {len(train)} and {len(held_out)} prompts; at least two to train on, one of which validates, and one "
-            f"held out, with an order, are needed. {found} Rank completions of more prompts."
+            f"held out, are needed.{found} Rank completions of more prompts."
         )
     train, validation = split_groups(train, config.validation_fraction, config.seed)
     return _Data(train, validation, held_out, longest, warnings)

@@ -87,8 +87,8 @@ class DataWarnings:
             (
                 self.cut_completions,
                 f"{self.cut_completions} completion(s) were cut at the end to fit {longest} tokens with their prompt, "
-                f"{self.cut_tokens} tokens in all (the longest had {self.longest_completion}). Raise "
-                "reward.max_length, up to the model's window, to keep them whole.",
+                f"{self.cut_tokens} tokens in all (the longest had {self.longest_completion}). To keep them whole, "
+                "raise reward.max_length where the model's window is longer than that.",
             ),
             (
                 self.left_out_too_long,

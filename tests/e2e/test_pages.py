@@ -107,13 +107,15 @@ def test_the_list_of_runs_leaves_alone_what_one_is_at(server, open_page):
     assert kept.evaluate("e => e.isConnected") and shown.evaluate("e => e.isConnected")
     page.locator('tr[data-run="reward-1"] a').click()
     expect(page.get_by_role("heading", name="reward-1")).to_be_visible()
-    page.get_by_role("tab", name="Notes").click()
-    page.get_by_label("Note").fill("half a thought")
+    page.get_by_role("tab", name="Log").click()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.get_by_label("Note", exact=True).fill("half a thought")
     page.go_back()
     expect(page.get_by_role("heading", name="ppo-1")).to_be_visible()
-    expect(page.get_by_label("Note")).to_have_value("")
+    expect(page.get_by_label("Note", exact=True)).to_have_value("")
     page.go_forward()
-    expect(page.get_by_label("Note")).to_have_value("half a thought")
+    expect(page.get_by_label("Note", exact=True)).to_have_value("half a thought")
 
 
 def test_a_run_that_draws_no_curves_shows_what_came_out(server, open_page):

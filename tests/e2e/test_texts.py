@@ -138,3 +138,8 @@ def test_toxic_text_is_blurred_until_asked_for(server, board):
     page.reload()
     expect(text(page, 0)).to_be_visible()
     assert text(page, 0).evaluate("e => getComputedStyle(e).filter") == "none"
+
+
+def test_an_answer_that_says_nothing_is_said_to(board):
+    page = board(texts=("", "Fine."))
+    expect(page.locator(".b-card .b-silent")).to_have_text("(says nothing)")

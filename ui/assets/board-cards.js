@@ -48,7 +48,8 @@ window.concord.boardCards = (board) => {
 
   function cardOf(completion, format) {
     const { id } = completion, name = board.letter(id);
-    const shown = text.shown(completion.text, format, { id: `b-text-${name}` });
+    const silent = !completion.text.trim(); // nothing to read is said, lest it look like a page half loaded
+    const shown = text.shown(silent ? "(says nothing)" : completion.text, silent ? "plain" : format, { id: `b-text-${name}`, class: silent ? "b-silent" : "" });
     const state = make("span", { class: "b-state", "aria-hidden": "true" });
     const numbers = board.ranking.ids.map((_, index) =>
       make("button", { type: "button", tabindex: "-1", "data-number": index + 1, text: String(index + 1), "aria-label": `Place ${name} ${board.ordinal(index + 1)}` }));

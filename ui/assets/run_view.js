@@ -18,7 +18,8 @@ window.concord.runView = (act) => {
 
   element.append(parts.head, parts.progress, parts.message, parts.warnings, parts.tabs, ...Object.keys(TABS).map((name) => parts[name]));
   parts.tabs.setAttribute("role", "tablist");
-  parts.tabs.append(...Object.entries(TABS).map(([name, text]) => make("button", { role: "tab", "data-tab": name, text })));
+  parts.tabs.append(...Object.entries(TABS).map(([name, text]) => make("button", { role: "tab", "data-tab": name, "aria-controls": `r-tab-${name}`, text })));
+  for (const name of Object.keys(TABS)) { parts[name].id = `r-tab-${name}`; parts[name].setAttribute("role", "tabpanel"); parts[name].setAttribute("aria-label", TABS[name]); }
 
   const status = (word) => make("span", { class: `tag ${{ running: "live", starting: "live", finished: "good", failed: "bad", stopped: "warn" }[word] ?? ""}`, text: word });
   const duration = (seconds) => (seconds >= 3600 ? `${Math.floor(seconds / 3600)} h ${Math.round((seconds % 3600) / 60)} min` : seconds >= 60 ? `${Math.floor(seconds / 60)} min ${Math.round(seconds % 60)} s` : `${Math.round(seconds)} s`);
@@ -99,6 +100,7 @@ window.concord.runView = (act) => {
   function pick(name) {
     tab = name;
     for (const button of parts.tabs.children) {
+      button.tabIndex = button.dataset.tab === tab ? 0 : -1;
       button.setAttribute("aria-selected", String(button.dataset.tab === tab));
       button.hidden = { curves: !trains(), samples: run.sizes.samples === 0 }[button.dataset.tab] ?? false;
     }
@@ -158,6 +160,14 @@ window.concord.runView = (act) => {
         make("div", {}, make("b", { text: `Iteration ${row.iteration}` }), make("span", { class: "soft", text: typeof row.reward === "number" ? ` reward ${row.reward.toFixed(2)}` : "" }), make("p", { dir: "auto", text: row.completion })))))));
   }
   const textOf = (prompt) => (typeof prompt === "string" ? prompt : (prompt ?? []).map(({ content }) => content).join("\n"));
+
+  parts.tabs.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key], shown = [...parts.tabs.children].filter((button) => !button.hidden);
+    if (!step) return;
+    const next = shown[(shown.indexOf(document.activeElement) + step + shown.length) % shown.length];
+    next.focus();
+    next.click();
+  });
 
   async function note(kind, text) {
     if (await act(run, kind, text.trim()) && noteText.value === text) noteText.value = "";
