@@ -193,7 +193,7 @@ def run_folder(run_id: str, workspace: Workspace | None, out: Path | None) -> Pa
                 f"{out} already holds a run. Choose another --out; nothing was overwritten. To go on with a training, "
                 f"`concord runs resume {out}`."
             )
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(path.name != STOP_FILE for path in out.iterdir()):
             raise InputError(
                 f"{out} is not empty, and a run writes a folder of its own. Choose another --out; nothing was "
                 "overwritten."

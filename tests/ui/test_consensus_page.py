@@ -1,7 +1,6 @@
 """The consensus page and the exports: what engineers see and do, and that nobody else sees anything of it."""
 
 import json
-import shutil
 from types import SimpleNamespace
 
 import gradio as gr
@@ -33,29 +32,6 @@ def template(tmp_path_factory):
         )
     store.close()
     return folder
-
-
-@pytest.fixture(scope="module")
-def shared(template):
-    """An application in which nothing is settled: making one takes seconds."""
-    return create_app(template, secret=SECRET)
-
-
-@pytest.fixture
-def workspace(template, tmp_path):
-    return shutil.copytree(template, tmp_path / "workspace")
-
-
-@pytest.fixture
-def app(workspace):
-    return create_app(workspace, secret=SECRET)
-
-
-@pytest.fixture
-def store(workspace):
-    store = Store(workspace / "feedback.db")
-    yield store
-    store.close()
 
 
 def event(**data):
@@ -108,14 +84,14 @@ def test_settling_is_stored_under_the_name_of_the_session_and_can_be_withdrawn(a
         ({"prompt_id": "kind", "ranks": {"kind-0": 1, "kind-1": 2}, "comment": "x" * 2000}, "1000"),
     ],
 )
-def test_what_is_no_adjudication_is_refused(shared, template, sent, says):
+def test_what_is_no_adjudication_is_refused(shared, shared_workspace, sent, says):
     with pytest.raises(gr.Error, match=says):
         handler(shared, "/consensus", "settle")("people", event(**sent), gradio_request("engineer"))
-    assert known_orders(Store(template / "feedback.db")) == []
+    assert known_orders(Store(shared_workspace / "feedback.db")) == []
 
 
 @pytest.mark.parametrize("name", ["labeler", "reviewer", "nobody"])
-def test_nobody_but_engineers_sees_or_settles_anything(shared, template, name):
+def test_nobody_but_engineers_sees_or_settles_anything(shared, shared_workspace, name):
     request = gradio_request(name)
     sent = event(prompt_id="kind", ranks={"kind-0": 1, "kind-1": 2}, order_id=1)
     calls = {
@@ -129,7 +105,7 @@ def test_nobody_but_engineers_sees_or_settles_anything(shared, template, name):
     for function, arguments in calls.items():
         with pytest.raises(gr.Error):
             handler(shared, "/consensus", function)(*arguments)
-    assert known_orders(Store(template / "feedback.db")) == []
+    assert known_orders(Store(shared_workspace / "feedback.db")) == []
 
 
 @pytest.mark.parametrize("role", [*people.ROLES, None])

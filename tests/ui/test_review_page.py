@@ -28,13 +28,6 @@ def app(workspace):
     return create_app(workspace, secret=SECRET)
 
 
-@pytest.fixture
-def store(workspace):
-    store = Store(workspace / "feedback.db")
-    yield store
-    store.close()
-
-
 def look(app, *filters):
     return handler(app, "/review", "look")(RUN, *filters, gradio_request("reviewer"))
 
