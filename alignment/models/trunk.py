@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -439,14 +440,19 @@ def fingerprint(model: Any) -> dict[str, Any]:
         "hidden_size": config.hidden_size,
         "num_hidden_layers": config.num_hidden_layers,
         "vocab_size": embedding.shape[0],
-        "embedding_sum": round(float(embedding.detach().double().sum()), 2),
+        "embedding_sum": round(_summed(embedding), 2),
     }
+
+
+def _summed(weight: torch.Tensor, power: int = 1) -> float:
+    """The sum of a matrix' entries to the power in float64, some rows at a time: the whole would not fit beside it."""
+    return sum(float((rows.double() ** power).sum()) for rows in weight.detach().split(4096))
 
 
 def same_base(model: Any, other: dict[str, Any]) -> bool:
     """Whether `other` is the fingerprint of this base, whatever the precision in which either is held."""
     mine = fingerprint(model)
-    rounding = 0.005 * float(model.get_input_embeddings().weight.detach().double().norm())
+    rounding = 0.005 * math.sqrt(_summed(model.get_input_embeddings().weight, 2))
     apart = abs(mine.pop("embedding_sum") - other["embedding_sum"])
     return apart <= rounding and all(other[name] == value for name, value in mine.items())
 
