@@ -18,7 +18,7 @@ def blind_page() -> gr.Blocks:
         gr.HTML(
             html_template=(ASSETS / "blind.html").read_text(encoding="utf-8"),
             js_on_load="window.concord.blind(element)",
-            head=styles + scripts("shell.js", "blind.js"),
+            head=styles + scripts("shell.js", "board-text.js", "blind.js"),
             apply_default_css=False,
             elem_id="blind",
         )

@@ -30,6 +30,7 @@ def test_a_blind_round_by_keys_and_mouse(server, open_page, evaluation):
     page.get_by_label("Show texts without blur").check()
     expect(text).to_have_css("filter", "none")
     assert "<b>" in text.text_content(), "text is shown as text"
+    expect(text.locator(".b-control")).to_have_text("U+202E")  # it turns nothing round
     page.keyboard.press("ArrowDown")  # it scrolls, and judges nothing
     page.keyboard.press("1")
     expect(page.locator(".p-progress")).to_have_text("2 of 12")

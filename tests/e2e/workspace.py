@@ -105,7 +105,9 @@ def add_evaluation(folder, store, count=12, per_prompt=2, run_id=RUN):
     models, scores = [], []
     for name, high in (("base", 1.0), ("step-5", 0.6), ("aligned", 0.3)):
         rows = [(i, k) for i in range(count) for k in range(per_prompt)]
-        said = [Completion(f"{name}{i}-{k}", f"p{i}", f"{name} says <b>{i}</b>") for i, k in rows]
+        said = [
+            Completion(f"{name}{i}-{k}", f"p{i}", f"{name} says <b>{i}</b>\u202e") for i, k in rows
+        ]
         models.append(ModelCompletions(name, said))
         scores.append(rng.uniform(0, high, len(rows)).round(3))
     cards = (ScorerCard("reader", "Much."), ScorerCard("second", "More."))

@@ -1,4 +1,4 @@
-// The blind comparison: shows a pair, sends the choice. Texts are put in with textContent, never as markup.
+// The blind comparison: shows a pair, sends the choice. Texts become text nodes, never markup.
 "use strict";
 window.concord = window.concord || {};
 
@@ -43,7 +43,7 @@ window.concord.blind = (element) => {
       part("done-title").focus();
       return;
     }
-    for (const name of ["prompt", "left", "right"]) part(name).textContent = pair[name];
+    for (const name of ["prompt", "left", "right"]) part(name).replaceChildren(window.concord.text.plain(pair[name]));
     for (const name of ["left", "right"]) if (!pair[name].trim()) part(name).textContent = "(says nothing)";
     part("progress").textContent = `${pair.number} of ${pair.total}`;
     part("live").textContent = `Pair ${pair.number} of ${pair.total}`;

@@ -111,5 +111,5 @@ window.concord.text = (() => {
   const LINES = 22;
   const isLong = (text) => text.length > LONG || text.split("\n", LINES + 1).length > LINES;
 
-  return { shown, excerpt, isLong, language };
+  return { shown, plain, excerpt, isLong, language };
 })();
