@@ -39,6 +39,8 @@ window.concord.runFit = (() => {
     return total === null ? `Roughly ${time(once)} for each step.` : `Roughly ${time(total)} in all, give or take a factor of two.`;
   };
 
-  const tight = ({ stages }) => Object.values(stages).some(({ fits }) => !fits);
-  return { reads, plan, tight };
+  // Why a run that is planned like this had better not be started; null where nothing speaks against it.
+  const doubt = ({ stages, problem }) => problem
+    ?? (Object.values(stages).some(({ fits }) => !fits) ? "It does not fit this machine by the plan, and would probably run out of memory." : null);
+  return { reads, plan, doubt };
 })();

@@ -166,10 +166,11 @@ window.concord.runForm = (started) => {
       const number = state.planned;
       await state.planning;
       if (number !== state.planned) return; // the form has changed meanwhile
-      if (state.plan && window.concord.runFit.tight(state.plan) && !state.sure) {
+      const doubt = state.plan && window.concord.runFit.doubt(state.plan);
+      if (doubt && !state.sure) {
         state.sure = true;
-        start.textContent = "Start although it does not fit";
-        say("It does not fit this machine by the plan, and would probably run out of memory. Click once more to start it all the same.");
+        start.textContent = "Start all the same";
+        say(`${doubt} Click once more to start it all the same.`);
         start.disabled = false;
         return;
       }
