@@ -104,12 +104,13 @@ def runs_stop(
 ) -> None:
     """End a run (or the training in the folder of its --out): training writes a checkpoint first and can be resumed; a
     waiting run leaves the queue."""
-    from alignment import control, pipeline
+    from alignment import control, run_folders
 
-    if (Path(run_id) / "run.json").is_file():
-        said = pipeline.stop_folder(Path(run_id), by=me(), at_once=now)
+    if (found := run_folders.run_in_folder(Path(run_id))) and not found.of_workspace:
+        said = run_folders.stop_folder(Path(run_id), by=me(), at_once=now)
         show({"run_id": run_id, "message": said}, as_json, "Stop")
         return
+    run_id = found.run_id if found else run_id
     with job(None, workspace, None, None) as work:
         work._store("workspace")
         said = control.stop(work.workspace, run_id, by=me(), at_once=now)
@@ -137,12 +138,12 @@ def runs_resume(
     as_json: JsonOption = False,
 ) -> None:
     """Go on with a stopped or failed training run (or the folder of its --out) from its last whole checkpoint."""
-    from alignment import control, pipeline
+    from alignment import control, run_folders
     from alignment.feedback import runs
 
     if (Path(run_id) / "run.json").is_file():
         with job(None, None, None, None) as work:
-            figures = pipeline.resume_folder(Path(run_id), work.progress)
+            figures = run_folders.resume_folder(Path(run_id), work.progress)
         show(figures, as_json, "Resumed")
         return
     with job(None, workspace, None, None) as work:

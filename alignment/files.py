@@ -37,22 +37,28 @@ def read_jsonl(path: Path, parse: Callable[[Any], T]) -> list[T]:
         if not line.strip():
             continue
         try:
-            rows.append(parse(_whole_characters(json.loads(line), line)))
+            rows.append(parse(_parsed(line)))
         except RecursionError:
             raise InputError(f"{path}, line {number}: the JSON is nested too deeply.") from None
         except json.JSONDecodeError as error:
             raise InputError(
                 f"{path}, line {number}: not valid JSON ({error.msg}). Each line must hold one JSON object."
             ) from None
-        except (InputError, ValueError) as error:  # a number of thousands of digits, say
+        except InputError as error:
             raise InputError(f"{path}, line {number}: {error}") from None
     if not rows:
         raise InputError(f"{path} is empty. It needs at least one JSON object, one a line.")
     return rows
 
 
-def _whole_characters(value: Any, line: str) -> Any:
-    """`value`, which `line` says in JSON; `InputError` where it holds a lone surrogate, which no file can hold."""
+def _parsed(line: str) -> Any:
+    """What `line` says in JSON; `InputError` where that is a number or a text that nothing can hold."""
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        raise InputError("a number has more than 4,000 digits. Correct it.") from None
     if "\\u" in line:
         try:
             json.dumps(value, ensure_ascii=False).encode()

@@ -26,7 +26,6 @@ from alignment.feedback.run_queue import Request
 from alignment.feedback.simulation import simulate_rankings
 from alignment.feedback.snapshot import Snapshot
 from alignment.files import read_json, read_jsonl, write_json, write_jsonl
-from alignment.processes import ProcessId, alive, end_tree
 from alignment.progress import Progress, silent
 from alignment.records import (
     Completion,
@@ -39,10 +38,6 @@ from alignment.records import (
 from alignment.training import launch as launcher
 from alignment.workspace import (
     BEST_FOLDER,
-    PROCESS_FILE,
-    REQUEST_FILE,
-    RUN_FILE,
-    STOP_FILE,
     RunFolder,
     Workspace,
     recorded_run,
@@ -506,67 +501,6 @@ def _ppo_prompts(job: Job) -> list[Prompt]:
         return read_jsonl(folder / PROMPTS_FILE, Prompt.from_json)
     job.prompts("train")  # there must be some
     return job.prompts()
-
-
-def resume_folder(folder: Path, progress: Progress = silent) -> dict[str, Any]:
-    """Go on with a training run of `--out FOLDER`, outside any workspace, from its last whole checkpoint.
-
-    Raises `InputError` where the folder holds no run that can go on.
-    """
-    record = runs.Run(**read_json(folder / RUN_FILE))
-    if record.stage not in _TRAINS:
-        raise InputError(
-            f"{folder} holds a {record.stage} run, which keeps no checkpoints. Start it again."
-        )
-    if record.status == "finished":
-        raise InputError(f"The run in {folder} has finished; there is nothing to resume.")
-    if process := _at_work(folder):
-        raise InputError(
-            f"The run in {folder} is still at work (process {process.pid}). End it first: `concord runs stop {folder}`."
-        )
-    if not (folder / REQUEST_FILE).is_file():
-        raise InputError(
-            f"The run in {folder} is one of a workspace. Go on with it there: `concord runs resume {record.run_id} "
-            "--workspace DIR`."
-        )
-    request = Request(**read_json(folder / REQUEST_FILE))
-    (folder / STOP_FILE).unlink(missing_ok=True)  # it has been heeded
-    job = Job(
-        Config.model_validate(request.config),
-        files=request.files,
-        out=folder,
-        progress=progress,
-        run_id=record.run_id,
-        resume=True,
-        launch=request.launch,
-    )
-    return _TRAINS[record.stage](job)
-
-
-def stop_folder(folder: Path, *, by: str, at_once: bool = False) -> str:
-    """End the run of `--out FOLDER` and say what happens; training writes a checkpoint first, unless `at_once`.
-
-    Raises `InputError` where nothing is at work there.
-    """
-    process = _at_work(folder)
-    if process is None:
-        raise InputError(f"No process is at work on the run in {folder}: there is nothing to stop.")
-    write_json(folder / STOP_FILE, {"by": by, "at_once": at_once})
-    if read_json(folder / RUN_FILE)["stage"] in _TRAINS and not at_once:
-        return "It writes a checkpoint after this step, then ends."
-    end_tree(process)
-    return "It has ended."
-
-
-def _at_work(folder: Path) -> ProcessId | None:
-    """The process that works on a run outside any workspace; None where it has ended."""
-    if not (folder / PROCESS_FILE).is_file():
-        return None
-    process = ProcessId(**read_json(folder / PROCESS_FILE))
-    return process if alive(process) else None
-
-
-_TRAINS = {"reward": train_reward, "ppo": train_ppo}  # the stages that keep checkpoints
 
 
 def evaluate_toxicity(job: Job) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import secrets
+import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -157,17 +158,18 @@ def recorded_run(
     if workspace is not None:
         run_queue.set_process(workspace.store, run_id, this_process())
     else:
-        write_json(folder / PROCESS_FILE, asdict(this_process()))
+        here = {**asdict(this_process()), "host": socket.gethostname()}
+        write_json(folder / PROCESS_FILE, here)
     try:
         yield under_way
     except BaseException as error:
         by_hand = isinstance(error, KeyboardInterrupt)
         status = "stopped" if by_hand else "failed"
         reason = "Stopped from the keyboard." if by_hand else str(error) or type(error).__name__
-        (folder / PROCESS_FILE).unlink(missing_ok=True)
         with contextlib.suppress(
             Exception
         ):  # the reason itself goes on; a full disk must not hide it
+            (folder / PROCESS_FILE).unlink(missing_ok=True)
             ended = replace(run, status=status, message=reason, ended=now())
             _keep(replace(ended, metrics=under_way.metrics), folder, workspace)
         raise
@@ -193,7 +195,7 @@ def run_folder(run_id: str, workspace: Workspace | None, out: Path | None) -> Pa
                 f"{out} already holds a run. Choose another --out; nothing was overwritten. To go on with a training, "
                 f"`concord runs resume {out}`."
             )
-        if out.is_dir() and any(path.name != STOP_FILE for path in out.iterdir()):
+        if out.is_dir() and any(map(_counts, out.iterdir())):
             raise InputError(
                 f"{out} is not empty, and a run writes a folder of its own. Choose another --out; nothing was "
                 "overwritten."
@@ -204,6 +206,11 @@ def run_folder(run_id: str, workspace: Workspace | None, out: Path | None) -> Pa
             "Say where the results shall go: give --out DIR, or work in a workspace (`concord init`)."
         )
     return workspace.folder / RUNS_FOLDER / run_id
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file makes its folder one that is in use: neither hidden, nor a stop file, nor of a fresh volume."""
+    return not path.name.startswith(".") and path.name not in (STOP_FILE, "lost+found")
 
 
 def _keep(run: Run, folder: Path, workspace: Workspace | None) -> None:

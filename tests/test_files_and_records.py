@@ -53,7 +53,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
     [
         ('{"prompt": "half \\ud800"}', "half of a character"),
         ("[" * 100_000, "nested too deeply"),
-        ('{"prompt": ' + "9" * 5000 + "}", "line 1: Exceeds the limit"),
+        ('{"prompt": ' + "9" * 5000 + "}", "line 1: a number has more than 4,000 digits"),
     ],
 )
 def test_what_json_can_say_and_no_file_can_hold_is_refused(tmp_path, line, reason):

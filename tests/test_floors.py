@@ -33,6 +33,7 @@ FLOORS = {
     "alignment.planner": 4,
     "alignment.run_plan": 4,
     "alignment.run_data": 4,
+    "alignment.run_folders": 4,
     "alignment.exporting": 4,
     "alignment.cli_plan": 5,
     "alignment.evaluation_stage": 4,

@@ -2,12 +2,13 @@
 
 import json
 import shutil
+import socket
 from dataclasses import asdict
 
 import pytest
 import torch
 
-from alignment import cli, demo
+from alignment import cli, demo, processes
 from alignment.config import Config
 from alignment.demo_base import demo_quality, ensure_demo_model
 from alignment.feedback import people, run_queue, runs
@@ -200,12 +201,20 @@ def test_every_stage_works_on_plain_files(base, config, tmp_path, capsys):
     (tmp_path / "p" / "run.json").write_text(
         (tmp_path / "p" / "run.json").read_text().replace('"finished"', '"running"')
     )
-    write_json(tmp_path / "p" / "process.json", asdict(this_process()))
+    here = {**asdict(this_process()), "host": socket.gethostname()}
+    write_json(tmp_path / "p" / "process.json", here)
     code, _, err = concord(capsys, "runs", "resume", tmp_path / "p")
     assert code == 2 and "is still at work" in err
     code, _, err = concord(capsys, "runs", "stop", tmp_path / "p", "--json")
     assert code == 0 and (tmp_path / "p" / "stop").is_file(), err
-    (tmp_path / "p" / "process.json").unlink()
+    write_json(tmp_path / "p" / "process.json", {**here, "host": "elsewhere"})
+    code, _, err = concord(capsys, "runs", "stop", tmp_path / "p", "--now")
+    assert code == 2 and "at work on elsewhere" in err
+    sleeper = processes.start(["sleep", "60"], tmp_path / "log", tmp_path)
+    write_json(tmp_path / "p" / "process.json", {**here, **asdict(sleeper)})
+    assert concord(capsys, "runs", "stop", tmp_path / "p", "--now")[0] == 0
+    assert not processes.alive(sleeper)
+    assert json.loads((tmp_path / "p" / "run.json").read_text())["status"] == "stopped"
     code, _, err = concord(capsys, "runs", "stop", tmp_path / "p")
     assert code == 2 and "nothing to stop" in err
     scored = ("--model", base, "--policy", tmp_path / "r", "--out", tmp_path / "e3")

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from alignment import control, pipeline
+from alignment import control, pipeline, run_folders
 from alignment.config import load_config
 from alignment.errors import InputError, TrainingError
 from alignment.feedback import run_queue, runs
@@ -105,7 +105,7 @@ def test_a_killed_run_resumes_exactly(moment, llama_folder, reward_folder, unint
     if moment == "save":
         half = out / "checkpoints" / "checkpoint-16"
         assert half.is_dir() and not (half / COMPLETE).exists()
-    result = pipeline.resume_folder(out)
+    result = run_folders.resume_folder(out)
     assert result["stop_reason"] == "maximum iterations"
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
     assert figures(out) == figures(uninterrupted)
@@ -127,9 +127,9 @@ def test_a_run_without_a_checkpoint_starts_again(
     with pytest.raises(KeyboardInterrupt):
         pipeline.train_ppo(job_of(out, llama_folder, reward_folder, max_iterations=1))
     monkeypatch.setattr(ppo.PPOTrainer, "train", original)
-    assert pipeline.resume_folder(out)["iterations"] == 1
+    assert run_folders.resume_folder(out)["iterations"] == 1
     with pytest.raises(InputError, match="has finished"):
-        pipeline.resume_folder(out)
+        run_folders.resume_folder(out)
 
 
 def test_a_stop_file_ends_the_run_with_a_checkpoint_and_a_policy(
@@ -148,7 +148,7 @@ def test_a_stop_file_ends_the_run_with_a_checkpoint_and_a_policy(
     assert (out / "adapter_config.json").exists()
     assert latest_checkpoint(out / "checkpoints").name == "checkpoint-8"
     assert json.loads((out / "run.json").read_text())["status"] == "stopped"
-    resumed = pipeline.resume_folder(out)
+    resumed = run_folders.resume_folder(out)
     assert (resumed["stop_reason"], resumed["iterations"]) == ("maximum iterations", 6)
 
 
@@ -262,7 +262,7 @@ def test_the_best_policy_by_the_judge_is_kept_beside_the_last(
     else:
         with pytest.raises(KeyboardInterrupt):
             pipeline.train_ppo(replace(job, progress=interrupted_at(broken_off)))
-        result = pipeline.resume_folder(out)
+        result = run_folders.resume_folder(out)
     assert (result["best_iteration"], result["iterations"]) == (2, 3)
     assert json.loads((out / "best" / "policy.json").read_text())["eval_toxicity"] == 0.1
     best, second, last = (

@@ -15,7 +15,15 @@ from typing import Any
 
 from alignment.errors import InputError, NotAllowedError, StoreError
 from alignment.feedback import audit
-from alignment.feedback.people import ROLES, Account, account, hashed, insert_account, set_password
+from alignment.feedback.people import (
+    ROLES,
+    Account,
+    account,
+    end_links,
+    hashed,
+    insert_account,
+    set_password,
+)
 from alignment.feedback.store import Store, now
 
 MAX_TOKEN_NAME, MAX_TOKEN_DAYS = 64, 730
@@ -54,12 +62,16 @@ def invite_back(store: Store, account_id: str, by: str, days: float) -> str:
 
     Raises `StoreError` where there is no such account.
     """
+    return _invite(store, Invitation(_known(store, account_id).role, account_id), by, days)
+
+
+def _known(store: Store, account_id: str) -> Account:
     found = account(store, account_id)
     if found is None:
         raise StoreError(
             f"There is no account {account_id!r} in this workspace; simulated and imported labelers have none."
         )
-    return _invite(store, Invitation(found.role, account_id), by, days)
+    return found
 
 
 def invite_as(
@@ -70,8 +82,7 @@ def invite_as(
     Raises `NotAllowedError` where `who` may not invite that role.
     """
     if account_id:
-        found = account(store, account_id)
-        role = found.role if found else role
+        role = _known(store, account_id).role
     if role not in may_invite(who.role):
         raise NotAllowedError(f"Only an admin may invite an account of the role {role}.")
     if account_id:
@@ -89,10 +100,8 @@ def may_invite(role: str) -> tuple[str, ...]:
 def _invite(store: Store, made: Invitation, by: str, days: float) -> str:
     secret, moment = secrets.token_urlsafe(32), time.time()
     with store.writing() as db:
-        db.execute(
-            "UPDATE invitations SET expires = ? WHERE account_id = ? AND used IS NULL AND expires > ?",
-            [moment, made.account_id, moment],
-        )
+        if made.account_id:
+            end_links(db, made.account_id)
         invitation_id = db.execute(
             "INSERT INTO invitations (token_hash, role, account_id, created_by, created, expires) "
             "VALUES (?, ?, ?, ?, ?, ?)",

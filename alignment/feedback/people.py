@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -131,6 +132,7 @@ def sign_out_everywhere(store: Store, account_id: str) -> None:
     """End all sessions of the account: those signed before no longer count."""
     with store.writing() as db:
         db.execute("UPDATE accounts SET epoch = epoch + 1 WHERE account_id = ?", [account_id])
+        end_links(db, account_id)
         audit.note(db, account_id, "sign out everywhere")
 
 
@@ -162,13 +164,24 @@ def change_password(store: Store, name: str, old: str, new: str) -> Account | No
 
 
 def set_password(db: Database, account_id: str, password_hash: str) -> Account:
-    """Give a known account another password and end its sessions, inside the caller's transaction."""
+    """Give a known account another password; its sessions and the links to a new password end. Inside the caller's
+    transaction."""
     db.execute(
         "UPDATE accounts SET password_hash = ?, epoch = epoch + 1 WHERE account_id = ?",
         [password_hash, account_id],
     )
+    end_links(db, account_id)
     (row,) = db.query("SELECT * FROM accounts WHERE account_id = ?", [account_id])
     return _account(row)
+
+
+def end_links(db: Database, account_id: str) -> None:
+    """A link to a new password that nobody has used is of no use any more."""
+    moment = time.time()
+    db.execute(
+        "UPDATE invitations SET expires = ? WHERE account_id = ? AND used IS NULL AND expires > ?",
+        [moment, account_id, moment],
+    )
 
 
 def account(store: Store, account_id: str) -> Account | None:

@@ -452,7 +452,7 @@ def _summed(weight: torch.Tensor, power: int = 1) -> float:
 def same_base(model: Any, other: dict[str, Any]) -> bool:
     """Whether `other` is the fingerprint of this base, whatever the precision in which either is held."""
     mine = fingerprint(model)
-    rounding = 0.005 * math.sqrt(_summed(model.get_input_embeddings().weight, 2))
+    rounding = 0.01 + 0.005 * math.sqrt(_summed(model.get_input_embeddings().weight, 2))
     apart = abs(mine.pop("embedding_sum") - other["embedding_sum"])
     return apart <= rounding and all(other[name] == value for name, value in mine.items())
 

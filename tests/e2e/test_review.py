@@ -40,7 +40,7 @@ def test_a_blind_round_by_keys_and_mouse(server, open_page, evaluation):
     page.get_by_role("button", name="No difference").click()
     expect(page.locator(".p-progress")).to_have_text("3 of 12")
     tab.keyboard.press("1")
-    expect(tab.get_by_text("You have judged that pair already")).to_be_visible()
+    expect(tab.get_by_text("You have judged this pair already")).to_be_visible()
     expect(tab.locator(".p-progress")).to_have_text("3 of 12")
     tab.close()
     page.reload()

@@ -134,11 +134,22 @@ def test_who_has_forgotten_the_password_gets_a_link_to_another(app, store):
     )
 
 
-def test_a_link_to_a_new_password_is_for_accounts_that_the_caller_may_invite(app):
+def test_a_link_to_a_new_password_ends_with_another_password(app, store):
+    link = credentials.invite_back(store, "labeler", "admin", 1)
+    people.change_password(store, "labeler", password("labeler"), "remembered after all")
+    assert credentials.invitation(store, link) is None
+    link = credentials.invite_back(store, "labeler", "admin", 1)
+    people.sign_out_everywhere(store, "labeler")
+    assert credentials.invitation(store, link) is None
+
+
+def test_a_link_to_a_new_password_is_for_accounts_that_the_caller_may_invite(app, store):
     engineer, admin = client_of(app, "engineer"), client_of(app, "admin")
     refused = engineer.post("/api/invitations", json={"account": "admin", "role": "labeler"})
     assert refused.status_code == 403 and "Only an admin" in refused.text
     assert admin.post("/api/invitations", json={"account": "engineer"}).status_code == 200
+    with pytest.raises(StoreError, match="imported labelers have none"):
+        credentials.invite_as(store, people.account(store, "engineer"), "", "nobody", 1)
     unknown = admin.post("/api/invitations", json={"account": "nobody"})
     assert unknown.status_code == 409 and "no account 'nobody'" in unknown.text
 

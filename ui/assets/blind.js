@@ -18,12 +18,12 @@ window.concord.blind = (element) => {
       open(next);
       part("notice").hidden = true;
     } catch (error) {
-      const judgedElsewhere = error.status === 409 && body;
-      part("notice").textContent = judgedElsewhere ? "You have judged that pair already, in another tab perhaps; that answer stands. This is the next one."
+      const refused = error.status === 409 && body, before = pair?.pair;
+      if (refused) open((await window.concord.post("/api/blind/next").catch(() => ({ pair }))).pair);
+      part("notice").textContent = refused ? `${error.message}${pair && pair.pair !== before ? " This is the next pair." : ""}`
         : error.status === 0 && body ? `${error.message} Your choice may not be stored; choose again.` : error.message;
       part("notice").hidden = false;
       part("done").hidden = Boolean(pair);
-      if (judgedElsewhere) open((await window.concord.post("/api/blind/next").catch(() => ({ pair }))).pair);
     } finally {
       busy = false;
       update();

@@ -6,7 +6,7 @@ window.concord.runForm = (started) => {
   const { make } = window.concord;
   const STAGES = { round: "The whole round", sample: "Sample completions", consensus: "Consensus", reward: "Reward model", ppo: "PPO", evaluate: "Evaluation" };
   const dialog = make("dialog", { class: "r-form", "aria-labelledby": "r-form-title" });
-  const state = { stage: "round", form: null, wrong: {}, waiting: 0, asked: 0, chosen: 0, planned: 0, plan: null, planning: null, sure: false };
+  const state = { stage: "round", form: null, wrong: {}, waiting: 0, asked: 0, chosen: 0, reading: 0, planned: 0, plan: null, planning: null, sure: false };
 
   const stagePick = make("select", { id: "r-stage" }, ...Object.entries(STAGES).map(([value, text]) => make("option", { value, text })));
   const sourcePick = make("select", { id: "r-source" });
@@ -57,6 +57,7 @@ window.concord.runForm = (started) => {
   async function choose(stage) {
     // What was filled in for another stage goes at once; an answer that comes late is dropped.
     const chosen = ++state.chosen;
+    state.reading += 1;
     state.stage = stage;
     state.touched = state.unread = false;
     stagePick.value = stage;
@@ -83,11 +84,11 @@ window.concord.runForm = (started) => {
   }
 
   async function read() {
-    const chosen = state.chosen, labelers = inputs().find((i) => i.dataset.field === "labelers")?.value ?? "auto";
+    const chosen = ++state.reading, labelers = inputs().find((i) => i.dataset.field === "labelers")?.value ?? "auto";
     const query = new URLSearchParams({ stage: state.stage, labelers });
     if (!sourceRow.hidden) query.set("source", sourcePick.value);
     const found = await window.concord.get(`/api/runs/reads?${query}`);
-    if (chosen !== state.chosen) return;
+    if (chosen !== state.reading) return;
     const shown = window.concord.runFit.reads(found, state.stage);
     reads.replaceChildren(...shown);
     reads.hidden = shown.length === 0;

@@ -170,7 +170,10 @@ window.concord.runView = (act) => {
   });
 
   async function note(kind, text) {
-    if (await act(run, kind, text.trim()) && noteText.value === text) noteText.value = "";
+    const { run_id } = run;
+    if (!(await act(run, kind, text.trim()))) return;
+    if (unsaved[run_id] === text) delete unsaved[run_id];
+    if (run?.run_id === run_id && noteText.value === text) noteText.value = "";
   }
 
   element.addEventListener("click", (event) => {

@@ -27,13 +27,15 @@ window.concord = window.concord || {};
   concord.ApiError = ApiError;
 
   // Make the children of `element` those given, touching only what differs: focus, selection and a click under way stay.
+  // What stands for another run or another action is another element: nobody's second Enter may do something else.
+  const MEANT = ["data-run", "data-tick", "data-act", "href"];
   concord.renew = (element, ...fresh) => {
     const had = [...element.childNodes];
     fresh.forEach((node, index) => {
       const old = had[index];
       if (typeof node === "string") node = document.createTextNode(node);
       if (!old) element.append(node);
-      else if (old.nodeType !== node.nodeType || old.tagName !== node.tagName) old.replaceWith(node);
+      else if (old.nodeType !== node.nodeType || old.tagName !== node.tagName || MEANT.some((name) => old.getAttribute?.(name) !== node.getAttribute?.(name))) old.replaceWith(node);
       else if (node.nodeType === Node.TEXT_NODE) { if (old.nodeValue !== node.nodeValue) old.nodeValue = node.nodeValue; }
       else {
         for (const { name } of [...old.attributes]) if (!node.hasAttribute(name)) old.removeAttribute(name);
