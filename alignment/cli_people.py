@@ -6,6 +6,8 @@ What a project manager does about the people who rank, and keys for programs.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -110,12 +112,10 @@ def invite(
     """Make a link with which one person makes an account, once; prints it once."""
     from alignment.feedback import credentials
 
-    with job(None, workspace, None, None) as opened:
-        days = opened.config.labelling.invitation_days
-        store = opened._store("workspace")
-        secret = credentials.invite(store, role, by or me(), days)
-    figures = {"role": role, "link": f"{url.rstrip('/')}/invite/{secret}", "days": days}
-    show(figures, as_json, "Invitation made; the link is not kept")
+    made = _linked(
+        workspace, url, lambda store, days: credentials.invite(store, role, by or me(), days)
+    )
+    show({"role": role, **made}, as_json, "Invitation made; the link is not kept")
 
 
 def password(
@@ -128,11 +128,22 @@ def password(
     """Make a link with which the owner of an account chooses a new password, once; prints it once."""
     from alignment.feedback import credentials
 
+    made = _linked(
+        workspace,
+        url,
+        lambda store, days: credentials.invite_back(store, account, by or me(), days),
+    )
+    show({"account": account, **made}, as_json, "Link to a new password made; it is not kept")
+
+
+def _linked(
+    workspace: Path | None, url: str, invite: Callable[[Any, float], str]
+) -> dict[str, Any]:
+    """The link whose secret `invite(store, days)` makes, and for how many days it is good."""
     with job(None, workspace, None, None) as opened:
         days = opened.config.labelling.invitation_days
-        secret = credentials.invite_back(opened._store("workspace"), account, by or me(), days)
-    figures = {"account": account, "link": f"{url.rstrip('/')}/invite/{secret}", "days": days}
-    show(figures, as_json, "Link to a new password made; it is not kept")
+        secret = invite(opened._store("workspace"), days)
+    return {"link": f"{url.rstrip('/')}/invite/{secret}", "days": days}
 
 
 @tokens_app.command("create")

@@ -105,15 +105,18 @@ def runs_stop(
     """End a run (or the training in the folder of its --out): training writes a checkpoint first and can be resumed; a
     waiting run leaves the queue."""
     from alignment import control, run_folders
+    from alignment.files import read_json
+    from alignment.workspace import REQUEST_FILE, RUN_FILE
 
-    if (found := run_folders.run_in_folder(Path(run_id))) and not found.of_workspace:
-        said = run_folders.stop_folder(Path(run_id), by=me(), at_once=now)
-        show({"run_id": run_id, "message": said}, as_json, "Stop")
-        return
-    run_id = found.run_id if found else run_id
-    with job(None, workspace, None, None) as work:
-        work._store("workspace")
-        said = control.stop(work.workspace, run_id, by=me(), at_once=now)
+    folder = Path(run_id)
+    if (folder / REQUEST_FILE).is_file():  # outside any workspace
+        said = run_folders.stop_folder(folder, by=me(), at_once=now)
+    else:
+        if (folder / RUN_FILE).is_file():
+            run_id = read_json(folder / RUN_FILE)["run_id"]
+        with job(None, workspace, None, None) as work:
+            work._store("workspace")
+            said = control.stop(work.workspace, run_id, by=me(), at_once=now)
     show({"run_id": run_id, "message": said}, as_json, "Stop")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,8 @@ from alignment.processes import ProcessId, alive, end_tree
 from alignment.progress import Progress, silent
 from alignment.workspace import PROCESS_FILE, REQUEST_FILE, RUN_FILE, STOP_FILE
 
-_TRAINS = {
-    "reward": pipeline.train_reward,
-    "ppo": pipeline.train_ppo,
-}  # the stages that keep checkpoints
+# The stages that keep checkpoints.
+_TRAINS = {"reward": pipeline.train_reward, "ppo": pipeline.train_ppo}
 
 
 def resume_folder(folder: Path, progress: Progress = silent) -> dict[str, Any]:
@@ -83,21 +81,6 @@ def stop_folder(folder: Path, *, by: str, at_once: bool = False) -> str:
     write_json(folder / RUN_FILE, stopped.to_json())
     (folder / PROCESS_FILE).unlink(missing_ok=True)
     return "It has ended."
-
-
-@dataclass(frozen=True, slots=True)
-class FoundRun:
-    """A run found by its folder."""
-
-    run_id: str
-    of_workspace: bool
-
-
-def run_in_folder(folder: Path) -> FoundRun | None:
-    """The run whose files lie in `folder`; None where there are none."""
-    if not (folder / RUN_FILE).is_file():
-        return None
-    return FoundRun(read_json(folder / RUN_FILE)["run_id"], not (folder / REQUEST_FILE).is_file())
 
 
 def _at_work(folder: Path) -> tuple[ProcessId, str] | None:

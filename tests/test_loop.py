@@ -155,6 +155,13 @@ def test_fresh_tasks_wait_for_a_person(finished):
     assert "ppo" in run.inputs["model"], "the newest tasks hold the aligned policy's completions"
 
 
+def test_a_run_of_the_workspace_is_named_by_its_folder_too(finished, capsys):
+    folder, _ = finished
+    (trained,) = folder.glob("runs/ppo-*")
+    code, _, err = concord(capsys, "runs", "stop", trained, "-w", folder)
+    assert code == 2 and "is finished: there is nothing to stop" in " ".join(err.split())
+
+
 def test_every_stage_works_on_plain_files(base, config, tmp_path, capsys):
     prompts = tmp_path / "prompts.jsonl"
     rows = [p.to_json() for p in demo.demo_prompts(24, 12)]

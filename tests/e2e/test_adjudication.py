@@ -19,8 +19,11 @@ def test_an_engineer_settles_a_disputed_prompt_and_takes_it_back(server, open_pa
         server.store.add_rankings([Ranking("disputed", f"disputing-{name}", ranks)])
     page = open_page("engineer", password("engineer"))
     page.get_by_role("link", name="Consensus", exact=True).click()
+    page.set_viewport_size({"width": 390, "height": 844})
     page.locator('#disputes [data-prompt="disputed"]').first.click()
     dispute = page.locator("#dispute")
+    expect(dispute.get_by_role("heading", name="disputed")).to_be_in_viewport()
+    page.set_viewport_size({"width": 1280, "height": 1000})
     expect(dispute.locator(".said").first).to_have_text("Who is right? <b>" + HOSTILE[1])
     for name in ("up", "down", "middle"):
         expect(dispute.locator("thead")).to_contain_text(f"disputing-{name}")

@@ -136,6 +136,24 @@ def test_nothing_starts_from_a_form_with_a_mistake(page, room):
     expect(page.locator(".r-form .r-primary")).to_be_enabled()
 
 
+def test_start_waits_where_the_rankings_cannot_be_combined(page, room):
+    def reads(route) -> None:
+        mixed = "labelers=auto" in route.request.url
+        found = dict.fromkeys(("consensus", "usable_pairs", "people", "simulated", "together"))
+        route.fulfill(json={**found, "problem": "They are mixed." if mixed else None})
+
+    page.route("**/api/runs/reads*", reads)
+    open_form(page)
+    start = page.locator(".r-form .r-primary")
+    for stage in ("consensus", "round"):
+        page.locator("#r-stage").select_option(stage)
+        expect(page.locator(".r-reads")).to_contain_text("They are mixed.")
+        expect(start).to_be_disabled()
+        page.locator("#r-field-labelers").select_option("people")
+        expect(start).to_be_enabled()
+        expect(page.locator(".r-yaml")).to_contain_text("labelers: people")
+
+
 def test_the_form_shows_the_plan_of_what_it_says_and_asks_twice_where_that_does_not_fit(page, room):
     button = fill_in(page)
     plan = page.locator(".r-plan")

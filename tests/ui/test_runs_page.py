@@ -51,6 +51,13 @@ def test_every_option_of_every_stage_has_its_field():
         assert config == Config(), f"the form of {stage} changes what it shows"
 
 
+def test_a_round_asks_whose_rankings_count():
+    config, problems = run_form.checked(Config(), "round", {"labelers": "people"}, Path())
+    assert config is not None and not problems and config.consensus.labelers == "people"
+    _, problems = run_form.checked(Config(), "round", {"labelers": "nobody"}, Path())
+    assert set(problems) == {"labelers"}
+
+
 def test_what_is_wrong_is_said_at_its_field(engineer):
     wrong = {"kl_coef": -1, "batch_size": "many", "nonsense": 1}
     found = engineer.post("/api/runs/check", json={"stage": "ppo", "values": wrong}).json()
